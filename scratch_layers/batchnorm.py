@@ -1,0 +1,424 @@
+"""Batch normalization over (N, C), (N, C, L), (N, C, H, W) and (N, C, D, H, W).
+
+    S. Ioffe, C. Szegedy, "Batch Normalization: Accelerating Deep Network Training by Reducing
+    Internal Covariate Shift", 2015, arXiv:1502.03167.
+
+For each channel, over the m = N * H * W values x_i that a batch holds of it (algorithm 1):
+
+    μ   = 1/m Σ x_i                     mean
+    σ²  = 1/m Σ (x_i - μ)²              biased variance
+    x̂_i = (x_i - μ) / sqrt(σ² + ε)
+    y_i = γ x̂_i + β
+
+Backward. Let ∂z stand for the derivative of the loss by z. The loss sees x_i along three ways: in
+the numerator of x̂_i, through σ² and through μ. Writing s = (σ² + ε)^(-1/2) (section 3):
+
+    ∂β    = Σ ∂y_i
+    ∂γ    = Σ ∂y_i x̂_i
+    ∂x̂_i  = γ ∂y_i
+    ∂σ²   = Σ ∂x̂_i (x_i - μ) (-1/2) s³                          = -1/2 γ s² ∂γ
+    ∂μ    = Σ ∂x̂_i (-s)  +  ∂σ² (-2/m) Σ (x_i - μ)              = -γ s ∂β
+    ∂x_i  = ∂x̂_i s  +  ∂σ² 2/m (x_i - μ)  +  ∂μ / m
+
+The last sum in ∂μ is zero because μ is the mean. The two short forms on the right are what
+:func:`backward` computes: two sums over the batch, then one line for every element. Nothing is
+dropped; in evaluation, where μ and σ² are constants, ∂x_i = γ s ∂y_i is all that is left.
+
+Second derivative. The function returns μ and s next to y, and accepts derivatives *by* them (the
+one is added to ∂μ, the other, times ds/dσ² = -1/2 s³, to ∂σ²). The backward consists of
+differentiable operations on ∂y, x, γ, μ and s, so differentiating it again reaches x through this
+function once more.
+
+Forward derivative, for a direction ẋ, γ̇, β̇:
+
+    μ̇ = 1/m Σ ẋ_i       ṡ = -1/2 s³ (σ²)˙ = -s³ 1/m Σ (x_i - μ) ẋ_i
+    ẏ_i = γ s (ẋ_i - μ̇) + (γ̇ s + γ ṡ) (x_i - μ) + β̇
+"""
+
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import Parameter
+
+from scratch_layers import kernels
+
+
+def statistics(X: Tensor) -> tuple[Tensor, Tensor]:
+    """μ and σ², each (C,), of X (N, C, *): two passes, never E[x²] - E[x]², which cancels.
+
+    For *any* numbers K_n, one for each sample, with δ_n = K_n - μ and L values in a sample,
+
+        Σ x_i        = Σ_n (S_n + L K_n)                       S_n = Σ_(i in n) (x_i - K_n)
+        Σ (x_i - μ)² = Σ_n (Q_n + 2 δ_n S_n + L δ_n²)          Q_n = Σ_(i in n) (x_i - K_n)²
+
+    So K_n may be the mean of a sample as rounding left it: S_n then holds what rounding took away,
+    and gives it back (T. Chan, G. Golub, R. LeVeque, "Algorithms for Computing the Sample
+    Variance", The American Statistician 37, 1983). Going sample by sample, the second pass finds
+    the values in the cache. The (N, C) sums of the samples are added up in float64.
+    """
+    N, L = X.shape[0], prod(X.shape[2:])
+    wide = torch.float64 if X.device.type != "mps" else X.dtype  # which MPS does not have
+    within_sample = list(range(2, X.dim()))
+    K_n = X.sum(within_sample, keepdim=True) * (1 / max(L, 1))
+    D = X - K_n
+    S_n, Q_n = D.sum(within_sample), (D * D).sum(within_sample)  # (N, C)
+    K_n = K_n.reshape(S_n.shape)
+    per_value = 1 / max(N * L, 1)
+    mu = (S_n + L * K_n.to(wide)).sum(0) * per_value
+    delta_n = (K_n - mu).to(X.dtype)
+    var = (Q_n + delta_n * (2 * S_n + L * delta_n)).sum(0, dtype=wide) * per_value
+    return mu, var
+
+
+def forward(
+    X: Tensor,
+    gamma: Tensor | None,
+    beta: Tensor | None,
+    mu: Tensor | None,
+    var: Tensor | None,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """y, μ, s and σ²; μ and σ² are those of the batch where none are given."""
+    x = X.to(accumulate_dtype(X))
+    if mu is None or var is None:
+        mu, var = statistics(x)
+    s = (var + eps).rsqrt()
+    mu, s, var = mu.to(x.dtype), s.to(x.dtype), var.to(x.dtype)
+    y = (x - along(x, mu)) * along(x, s if gamma is None else gamma * s)
+    if beta is not None:
+        y = y + along(x, beta)
+    return y.to(X.dtype), mu, s, var
+
+
+def backward(
+    d_y: Tensor,
+    d_mu: Tensor | None,
+    d_s: Tensor | None,
+    X: Tensor,
+    gamma: Tensor | None,
+    mu: Tensor,
+    s: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """∂x, ∂γ and ∂β; d_mu and d_s are None where μ and σ² were given, else (C,)."""
+    x, d_y = X.to(accumulate_dtype(X)), d_y.to(accumulate_dtype(X))
+    gamma_s = s if gamma is None else gamma * s
+    centered = x - along(x, mu)
+    d_beta = channel_sum(d_y)
+    d_gamma = channel_sum(d_y * centered) * s
+    d_x = d_y * along(x, gamma_s)
+    if d_mu is not None and d_s is not None:
+        per_value = 1 / max(x.shape[0] * prod(x.shape[2:]), 1)
+        d_var = -0.5 * s * (gamma_s * d_gamma + s * s * d_s)
+        d_mu = d_mu - gamma_s * d_beta
+        d_x = d_x + centered * along(x, d_var * (2 * per_value)) + along(x, d_mu * per_value)
+    dtype = X.dtype if gamma is None else gamma.dtype
+    return d_x.to(X.dtype), d_gamma.to(dtype), d_beta.to(dtype)
+
+
+def along(x: Tensor, v: Tensor) -> Tensor:
+    """The per-channel v (C,) in the dtype of x and in a shape to combine with x (N, C, *)."""
+    return v.to(x.dtype).reshape(1, -1, *[1] * (x.dim() - 2))
+
+
+def channel_sum(x: Tensor) -> Tensor:
+    """The sum over x (N, C, *) of each channel, (C,): sample by sample as in `statistics`."""
+    return x.sum(list(range(2, x.dim()))).sum(0)
+
+
+def accumulate_dtype(x: Tensor) -> torch.dtype:
+    """The dtype to compute in: float32 for float16 and bfloat16, else that of x."""
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+class BatchNormFunction(torch.autograd.Function):
+    """The equations as one node of the graph. It saves x, γ, μ and s, as native does.
+
+    Called with (X, γ, β, None, None, ε) it returns (y, μ, s, σ²) of the batch; called with μ and
+    σ², which are constants then, it returns (y, s). X is (N, C, *) of at least three dimensions.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        X: Tensor,
+        gamma: Tensor | None,
+        beta: Tensor | None,
+        mu: Tensor | None,
+        var: Tensor | None,
+        eps: float,
+    ) -> tuple[Tensor, ...]:
+        """Equations: :func:`forward`."""
+        y, mu_, s, var_ = kernels.run(forward, X, gamma, beta, mu, var, eps)
+        return (y, mu_, s, var_) if mu is None else (y, s)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        """Save what the derivatives need."""
+        X, gamma, beta, mu, _, _ = inputs
+        ctx.has_gamma, ctx.has_beta, ctx.of_batch = gamma is not None, beta is not None, mu is None
+        ctx.mark_non_differentiable(output[-1])
+        mu, s = output[1:3] if ctx.of_batch else (mu, output[1])
+        ctx.save_for_backward(X, gamma, mu, s)
+
+    @staticmethod
+    def backward(ctx: Any, d_y: Tensor, *d_statistics: Tensor) -> Any:
+        """Equations: :func:`backward`."""
+        d_mu, d_s = d_statistics[:2] if ctx.of_batch else (None, None)
+        d_x, d_gamma, d_beta = kernels.run(backward, d_y, d_mu, d_s, *ctx.saved_tensors)
+        d_gamma, d_beta = d_gamma if ctx.has_gamma else None, d_beta if ctx.has_beta else None
+        return d_x, d_gamma, d_beta, None, None, None
+
+
+class ForwardDifferentiable(BatchNormFunction):
+    """The same with its forward derivative: apart, since torch.compile refuses a ``jvp``."""
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        """Save what the derivatives need."""
+        BatchNormFunction.setup_context(ctx, inputs, output)
+        X, gamma, _, mu, _, _ = inputs
+        mu, s = output[1:3] if ctx.of_batch else (mu, output[1])
+        ctx.save_for_forward(X, gamma, mu, s)
+
+    @staticmethod
+    def jvp(
+        ctx: Any,
+        t_x: Tensor | None,
+        t_gamma: Tensor | None,
+        t_beta: Tensor | None,
+        *constants: None,
+    ) -> Any:
+        """Equations: last in the docstring of the module; t_z is the direction ż."""
+        X, gamma, mu, s = ctx.saved_tensors
+        x = X.to(accumulate_dtype(X))
+        gamma_s = s if gamma is None else gamma * s
+        centered = x - along(x, mu)
+        t_x = torch.zeros_like(x) if t_x is None else t_x.to(x.dtype)
+        t_slope = torch.zeros_like(s) if t_gamma is None else t_gamma * s
+        t_mu = t_s = torch.zeros_like(s)
+        if ctx.of_batch:
+            per_value = 1 / max(x.shape[0] * prod(x.shape[2:]), 1)
+            t_mu = channel_sum(t_x) * per_value
+            t_s = -s * s * s * channel_sum(centered * t_x) * per_value
+            t_slope = t_slope + (t_s if gamma is None else gamma * t_s)
+        t_y = (t_x - along(x, t_mu)) * along(x, gamma_s) + centered * along(x, t_slope)
+        if t_beta is not None:
+            t_y = t_y + along(x, t_beta)
+        t_y = t_y.to(X.dtype)
+        return (t_y, t_mu, t_s, None) if ctx.of_batch else (t_y, None)
+
+
+class _BatchNorm(nn.modules.batchnorm._BatchNorm):
+    # Inherits from torch's class for identity (isinstance) and signature only: everything that
+    # computes or keeps state is overridden below.
+
+    _dims: tuple[int, ...]
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        device: Any = None,
+        dtype: Any = None,
+        *,
+        bias: bool = True,
+    ) -> None:
+        nn.Module.__init__(self)
+        self.num_features = num_features
+        self.eps = eps
+        self.momentum = momentum
+        self.affine = affine
+        self.track_running_stats = track_running_stats
+
+        def vector() -> Tensor:
+            return torch.empty(num_features, device=device, dtype=dtype)
+
+        self.register_parameter("weight", Parameter(vector()) if affine else None)
+        self.register_parameter("bias", Parameter(vector()) if affine and bias else None)
+        count = torch.empty((), device=device, dtype=torch.long)
+        self.register_buffer("running_mean", vector() if track_running_stats else None)
+        self.register_buffer("running_var", vector() if track_running_stats else None)
+        self.register_buffer("num_batches_tracked", count if track_running_stats else None)
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_running_stats(self) -> None:
+        """Mean 0, variance 1, no batch seen."""
+        if self.track_running_stats:
+            for buffer, start in (
+                (self.running_mean, 0),
+                (self.running_var, 1),
+                (self.num_batches_tracked, 0),
+            ):
+                assert buffer is not None
+                buffer.fill_(start)
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """γ = 1, β = 0, and the running statistics as at the start."""
+        self.reset_running_stats()
+        if self.affine:
+            self.weight.fill_(1)
+            if self.bias is not None:
+                self.bias.fill_(0)
+
+    def extra_repr(self) -> str:
+        """The arguments of the constructor."""
+        return (
+            f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, "
+            f"affine={self.affine}, bias={self.bias is not None}, "
+            f"track_running_stats={self.track_running_stats}"
+        )
+
+    def _load_from_state_dict(
+        self, state_dict: Any, prefix: str, local_metadata: Any, *args: Any
+    ) -> None:
+        # Version 2 added num_batches_tracked; an older state keeps the count of the module.
+        version = local_metadata.get("version", None)
+        key = prefix + "num_batches_tracked"
+        if (version is None or version < 2) and self.track_running_stats and key not in state_dict:
+            count = self.num_batches_tracked
+            known = count is not None and not count.is_meta
+            state_dict[key] = count if known else torch.tensor(0, dtype=torch.long)
+        nn.Module._load_from_state_dict(self, state_dict, prefix, local_metadata, *args)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalize (N, C, *) to the same shape, dtype and memory format; see the class."""
+        weight, bias, mean, var = self.weight, self.bias, self.running_mean, self.running_var
+        of_batch = self.training or (mean is None and var is None)
+        self._check(input, of_batch, running_mean=mean, running_var=var, weight=weight, bias=bias)
+        function = BatchNormFunction if torch.compiler.is_compiling() else ForwardDifferentiable
+        X = input.unsqueeze(-1) if input.dim() == 2 else input
+        if of_batch:
+            y, mu, _, var = function.apply(X, weight, bias, None, None, self.eps)
+            if self.training and self.track_running_stats:
+                self._track(mu, var, X)
+        else:
+            y, _ = function.apply(X, weight, bias, mean, var, self.eps)
+        return y.squeeze(-1) if input.dim() == 2 else y
+
+    @torch.no_grad()
+    def _track(self, mu: Tensor, var: Tensor, X: Tensor) -> None:
+        """Move the running statistics towards μ and the unbiased variance m / (m - 1) σ²."""
+        count, running_mean, running_var = (
+            self.num_batches_tracked,
+            self.running_mean,
+            self.running_var,
+        )
+        if count is not None:
+            count.add_(1)
+        if running_mean is None or running_var is None or X.numel() == 0:
+            return
+        weight: Tensor | float = 0.0
+        if self.momentum is not None:
+            weight = self.momentum
+        elif count is not None:
+            # the average of all batches so far; a tensor, since torch's float(count) does not
+            # compile with fullgraph=True (https://github.com/pytorch/pytorch/issues/194579)
+            weight = count.to(mu.dtype).reciprocal()
+        m = X.shape[0] * prod(X.shape[2:])
+        for running, new in ((running_mean, mu), (running_var, var * (m / (m - 1)))):
+            if running.dtype == new.dtype:
+                running.lerp_(new, weight)
+            else:
+                running.copy_(running.to(new.dtype).lerp(new, weight))
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        if input.dim() not in self._dims:
+            expected = " or ".join(f"{d}D" for d in self._dims)
+            raise ValueError(f"expected {expected} input (got {input.dim()}D input)")
+
+    def _check(self, input: Tensor, of_batch: bool, **vectors: Tensor | None) -> None:
+        """Refuse what native refuses, in its words, before any state changes."""
+        self._check_input_dim(input)
+        if of_batch and input.shape[0] * prod(input.shape[2:]) == 1:
+            raise ValueError(
+                "Expected more than 1 value per channel when training, "
+                f"got input size {input.size()}"
+            )
+        if of_batch and self.eps <= 0.0:
+            raise ValueError(f"batch_norm eps must be positive during training, but got {self.eps}")
+        if self.eps < 0.0:
+            raise ValueError(f"batch_norm eps must be non-negative, but got {self.eps}")
+        if (vectors["running_mean"] is None) != (vectors["running_var"] is None):
+            raise ValueError(
+                "running_mean and running_var must either both be None or neither be None"
+            )
+        if not input.is_floating_point():
+            kind = input.type().removeprefix("torch.").removesuffix("Tensor")
+            raise NotImplementedError(f"\"batch_norm\" not implemented for '{kind}'")
+        for name, vector in vectors.items():
+            if vector is None:
+                continue
+            if len(vector) != input.shape[1]:
+                raise RuntimeError(
+                    f"{name} should contain {input.shape[1]} elements not {len(vector)}"
+                )
+            device = input.device.type.upper()
+            if vector.dtype == input.dtype:
+                continue
+            if vector.dtype != torch.float32:
+                raise RuntimeError(
+                    f"mixed dtype ({device}): expect parameter to have scalar type of Float"
+                )
+            if input.dtype == torch.float64:
+                raise RuntimeError(f"mixed dtype ({device}): all inputs must share same datatype.")
+
+
+class BatchNorm1d(_BatchNorm, nn.BatchNorm1d):
+    """Batch normalization of (N, C) or (N, C, L), see :class:`BatchNorm2d`."""
+
+    _dims = (2, 3)
+
+
+class BatchNorm2d(_BatchNorm, nn.BatchNorm2d):
+    """Batch normalization of (N, C, H, W): y = γ (x - μ) / sqrt(σ² + ε) + β for each channel.
+
+    In training, and always where there are no running statistics, μ and σ² are the mean and the
+    biased variance of the batch; in evaluation they are the running ones. Each training step moves
+    ``running_mean`` and ``running_var`` by ``momentum`` towards the mean and the *unbiased*
+    variance of the batch.
+
+    Args:
+        num_features: number of channels C.
+        eps: ε, added to the variance (in its unit).
+        momentum: weight of the newest batch in the running statistics; None weighs all batches
+            since the start alike.
+        affine: learn γ (``weight``), initially 1, and β (``bias``), initially 0.
+        track_running_stats: keep ``running_mean``, ``running_var`` and ``num_batches_tracked``.
+        device: where parameters and buffers live.
+        dtype: their dtype.
+        bias: learn β; without effect unless ``affine``.
+
+    Shape: (N, C, H, W) to the same; memory format and dtype are kept. N may be 0, which leaves
+    the running mean and variance as they are.
+
+    Dtypes: float32 and float64 with parameters of the same dtype; float16 and bfloat16 with
+    parameters of the same dtype or of float32, computed in float32.
+
+    Raises:
+        ValueError: wrong number of dimensions, one value per channel in training, ε ≤ 0 in
+            training, only one of the running statistics is None.
+        RuntimeError: another number of channels than C, dtypes that do not go together.
+        NotImplementedError: integer or complex input.
+
+    Source: Ioffe and Szegedy 2015, arXiv:1502.03167; equations in the docstring of the module.
+
+    Differs from torch: sums are compensated, so the statistics of data far from zero are at
+    least as exact; ``momentum=None`` compiles with ``fullgraph=True``; a refused input does not
+    count in ``num_batches_tracked``.
+    """
+
+    _dims = (4,)
+
+
+class BatchNorm3d(_BatchNorm, nn.BatchNorm3d):
+    """Batch normalization of (N, C, D, H, W), see :class:`BatchNorm2d`."""
+
+    _dims = (5,)

@@ -1,0 +1,784 @@
+"""The base class: parameter groups, state, and the four ways to run one equation.
+
+A subclass states three things: its options (``__init__``), what it remembers of each parameter
+(:meth:`Optimizer.state_names`) and its equation (:meth:`Optimizer.update`). The rest is here:
+
+==============  ===================================================================================
+for-loop        the equation on one parameter after the other; what every other way must equal
+foreach         the equation on lists of parameters. On the CPU the lists are cut into blocks that
+                stay in the cache from the first operation of the equation to the last
+fused           the equation compiled into one kernel, see ``fused.py``
+differentiable  the equation out of place, under autograd
+==============  ===================================================================================
+
+``foreach``, ``fused`` and ``differentiable`` mean what they mean in ``torch.optim``. Where neither
+``foreach`` nor ``fused`` is given torch takes lists on CUDA and the loop on the CPU; here lists are
+taken on both, since cut into blocks they are the faster and give the same bits.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from numbers import Real
+from operator import attrgetter
+from typing import Any, ClassVar, TypeAlias, overload
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import _get_capturable_supported_devices
+
+from . import fused
+from .tensors import Functional, Operand, Tape, TensorList
+
+Group: TypeAlias = dict[str, Any]
+ParamsT: TypeAlias = Iterable[Tensor] | Iterable[Group] | Iterable[tuple[str, Tensor]]
+StateDict: TypeAlias = dict[str, Any]
+
+BLOCK = 2**16
+"""Elements in a block of the foreach way on the CPU: 256 KiB an operand in float32, so that the
+four or five operands of an equation fit in the second-level caches of two cores."""
+
+# The valid range of an option, by name: an option means the same in every optimizer.
+_RANGES: dict[str, tuple[str, float, float]] = {
+    "lr": ("learning rate", 0, math.inf),
+    "eps": ("epsilon value", 0, math.inf),
+    "weight_decay": ("weight_decay value", 0, math.inf),
+    "momentum": ("momentum value", 0, math.inf),
+    "dampening": ("dampening value", -math.inf, math.inf),
+    "alpha": ("alpha value", 0, 1),
+}
+
+# Names that other libraries give to these options.
+_OTHER_NAMES = {"learning_rate": "lr", "l2": "weight_decay", "wd": "weight_decay", "epsilon": "eps"}
+
+_DTYPE = attrgetter("dtype")
+
+# Options that say how to run, not what to compute. A checkpoint without them (an older one, or one
+# of a torch class that lacks the option) leaves them as they are.
+_WAYS = ("foreach", "fused", "capturable", "differentiable")
+
+
+@dataclass
+class _Bucket:
+    """Parameters that one call of the equation can update together.
+
+    They belong to one group, share device and dtype and have taken the same number of steps. What
+    does not change from step to step is prepared here; the gradients do.
+    """
+
+    indices: list[int]
+    """Which parameters of the group they are."""
+    run: Callable[..., None]
+    """The way: a method of the optimizer, called with the bucket."""
+    cut: Callable[[list[Tensor]], list[Tensor]]
+    """Cuts tensors, one for each parameter, into pieces that are updated apart."""
+    wrap: Callable[[list[Tensor]], Operand]
+    """Makes pieces that are updated together into an operand."""
+    blocks: list[tuple[slice, list[Tensor], list[list[Tensor]]]]
+    """For each call: where its pieces stand among all, those of the parameters, of the states."""
+    operands: list[tuple[slice, Operand, dict[str, Operand]]]
+    """The same as operands of the equation."""
+    steps: Tensor | None
+    """Their step counts, one vector; ``state["step"]`` are views of its elements."""
+    first: bool
+    """Whether this is their first step."""
+    dtype: torch.dtype
+    device: torch.device
+    taken: float | None = None
+    """The step count, as far as it is known without reading it from the device, and the version"""
+    version: int = -1
+    """of ``steps`` for which that is so."""
+    calls: dict[Any, list[Any]] = field(default_factory=dict)
+    """Compiled kernels with their arguments, by what they compute."""
+
+
+@dataclass
+class _Plan:
+    """The buckets of a group, the signs by which to see that they still hold, and what signs name.
+
+    ``held`` keeps the objects alive whose addresses are among the signs.
+    """
+
+    signs: list[Any]
+    buckets: list[_Bucket]
+    held: list[Any]
+
+
+class Optimizer(torch.optim.Optimizer):
+    """Base class of the optimizers of this library.
+
+    Agrees with ``torch.optim.Optimizer``: groups, hooks, state dicts, ``zero_grad``, messages.
+    Differs in that a bad option is refused when the group is added and the message names the
+    remedy, and that ``load_state_dict`` checks all before it changes anything and copies what it
+    takes.
+
+    Args:
+        params: tensors, ``(name, tensor)`` pairs, or groups of either as dicts.
+        defaults: the options and their values for groups that do not set them.
+
+    Raises:
+        ValueError: an option out of its range, or one misspelt in a group.
+        TypeError: an option that is no number, or something to optimize that is no tensor.
+    """
+
+    older_options: ClassVar[dict[str, Any]] = {"maximize": False}
+    """Options that older checkpoints lack, with what was done before there was the option."""
+
+    counts_steps: ClassVar[bool] = True
+    """Whether ``state["step"]`` is kept. If not, ``t`` is 1 at the first step and 2 at any later."""
+
+    sparse_message: ClassVar[str | None] = None
+    """What to say to a sparse gradient; None where the equation takes it."""
+
+    def __init__(self, params: ParamsT, defaults: dict[str, Any]) -> None:
+        self._plans: dict[int, _Plan] = {}
+        self.check_group(defaults)
+        super().__init__(params, defaults)
+
+    # ------------------------------------------------------------------ what a subclass states
+
+    @staticmethod
+    def update(
+        theta: Operand, g: Operand, state: Mapping[str, Operand], t: Any, **options: Any
+    ) -> None:
+        """Change ``theta`` and ``state`` in place by one step: the equation of the paper.
+
+        Args:
+            theta: the parameter.
+            g: the gradient of what is to be minimized; not to be changed.
+            state: what :meth:`state_names` lists.
+            t: the number of this step, from 1; a float, or a 0-dim float64 tensor (capturable).
+            options: the options of the parameter group.
+        """
+        raise NotImplementedError
+
+    def state_names(self, group: Group) -> tuple[str, ...]:
+        """Return the names of the tensors that the equation keeps for a parameter of ``group``."""
+        raise NotImplementedError
+
+    def new_state(self, p: Tensor, group: Group) -> dict[str, Tensor]:
+        """Return the state of a parameter before its first step: zeros of its shape and dtype."""
+        return {
+            name: torch.zeros_like(p, memory_format=torch.preserve_format)
+            for name in self.state_names(group)
+        }
+
+    # ------------------------------------------------------------------ options
+
+    def check_group(self, group: Group) -> None:
+        """Raise if an option in ``group`` is not valid.
+
+        Raises:
+            ValueError: an option out of its range.
+            TypeError: an option that is no number.
+            RuntimeError: ``fused`` together with ``differentiable`` or ``foreach``.
+        """
+        for name, value in group.items():
+            if name in _RANGES:
+                _check_number(name, value, *_RANGES[name])
+            elif name == "betas":
+                _check_betas(value)
+        if group.get("fused"):
+            if group.get("differentiable"):
+                raise RuntimeError("`fused` does not support `differentiable`")
+            if group.get("foreach"):
+                raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
+
+    @torch._disable_dynamo
+    def add_param_group(self, param_group: Group) -> None:
+        """Add a group of parameters with options of its own.
+
+        Args:
+            param_group: ``{"params": tensors or (name, tensor) pairs, option: value, ...}``.
+                Keys that are no options are kept, unless they look like an option misspelt.
+
+        Raises:
+            ValueError: as the class says; the optimizer is then as it was.
+            TypeError: likewise.
+        """
+        if isinstance(param_group, dict):
+            for key in sorted(param_group.keys() - self.defaults.keys() - {"params"}):
+                close = difflib.get_close_matches(key, self.defaults, n=1, cutoff=0.85)
+                meant = _OTHER_NAMES.get(key) or (close[0] if close else None)
+                if meant in self.defaults:
+                    raise ValueError(
+                        f"parameter group has an unknown option {key!r} (= {param_group[key]!r}); "
+                        f"did you mean {meant!r}?"
+                    )
+            self.check_group({**self.defaults, **param_group})
+        super().add_param_group(param_group)
+
+    @property
+    def _step_supports_amp_scaling(self) -> bool:
+        # Asked by torch.amp.GradScaler. Torch sets it in __init__, and loses it in a deepcopy.
+        return any(group.get("fused") for group in self.param_groups)
+
+    # ------------------------------------------------------------------ the step
+
+    @overload  # type: ignore[override]
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
+    @torch._disable_dynamo
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Update every parameter that has a gradient; the gradients stay as they are.
+
+        Args:
+            closure: evaluates the model anew, calls ``backward`` and returns the loss.
+
+        Returns:
+            What the closure returned, or None.
+
+        Raises:
+            RuntimeError: a gradient of a kind that the optimizer does not take; nothing has been
+                changed then.
+        """
+        if "capturable" in self.defaults:
+            self._accelerator_graph_capture_health_check()
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        found_inf: Tensor | None = getattr(self, "found_inf", None)  # set by GradScaler if fused
+        if found_inf is not None and found_inf.is_cpu:
+            if found_inf.item():
+                return loss
+            found_inf = None
+        with torch.set_grad_enabled(self.defaults["differentiable"]):
+            plans = [self._plan(group) for group in self.param_groups]
+            for group, (plan, grads) in zip(self.param_groups, plans, strict=True):
+                options = {
+                    name: value.squeeze() if isinstance(value, Tensor) else value
+                    for name, value in group.items()
+                }
+                for bucket in plan.buckets:
+                    t = self._count(bucket, options, found_inf)
+                    bucket.run(bucket, [grads[i] for i in bucket.indices], t, options, found_inf)
+                    bucket.first = False
+        return loss
+
+    def _count(
+        self, bucket: _Bucket, options: Mapping[str, Any], found_inf: Tensor | None
+    ) -> float | Tensor:
+        """Count this step and return its number."""
+        steps = bucket.steps
+        if steps is None:
+            return 1 if bucket.first else 2
+        if steps.is_cpu:
+            steps += 1
+            return steps[0].item()
+        # On a device, reading the count would wait for it: where it can be known it is known here.
+        known = bucket.taken is not None and bucket.version == steps._version
+        steps += 1 if found_inf is None else 1 - found_inf
+        if options.get("capturable") or found_inf is not None:
+            bucket.taken = None
+            return steps[0].double()
+        bucket.taken = bucket.taken + 1 if known else steps[0].item()
+        bucket.version = steps._version
+        return bucket.taken
+
+    # ------------------------------------------------------------------ the four ways
+
+    def _eager(
+        self, bucket: _Bucket, grads: list[Tensor], t: Any, options: Group, _: Tensor | None
+    ) -> None:
+        """For-loop and foreach: they differ in what ``bucket.wrap`` makes of a block."""
+        if "betas" in options and isinstance(options["betas"][0], Tensor):
+            # lerp_ wants a weight of its own dtype: https://github.com/pytorch/pytorch/issues/140601
+            beta1, beta2 = options["betas"]
+            options = {**options, "betas": (beta1.to(bucket.device, bucket.dtype), beta2)}
+        pieces = bucket.cut(grads)
+        grad_scale = getattr(self, "grad_scale", None)
+        for at, theta, state in bucket.operands:
+            self._apply(theta, bucket.wrap(pieces[at]), state, t, options, grad_scale)
+
+    def _differentiable(
+        self, bucket: _Bucket, grads: list[Tensor], t: Any, options: Group, _: Tensor | None
+    ) -> None:
+        for at, theta, state in bucket.operands:
+            # Of copies, lest the copy_ below overwrite what autograd has saved.
+            new_theta = Functional(theta.clone())
+            new_state = {name: Functional(x.clone()) for name, x in state.items()}
+            g = Functional(bucket.cut(grads[at])[0])
+            self._apply(new_theta, g, new_state, t, options, None)
+            theta.copy_(new_theta.value)
+            for name, x in state.items():
+                x.copy_(new_state[name].value)
+
+    def _fused(
+        self,
+        bucket: _Bucket,
+        grads: list[Tensor],
+        t: Any,
+        options: Group,
+        found_inf: Tensor | None,
+    ) -> None:
+        tape = Tape()
+        theta, g = tape.operand(), tape.operand()
+        state = {name: tape.operand() for name in self.state_names(options)}
+        self._apply(theta, g, state, t, options, getattr(self, "grad_scale", None))
+        program = (tuple(tape.operations), found_inf is not None, torch.get_num_threads())
+        if program not in bucket.calls:
+            bucket.calls[program] = self._calls(bucket, len(tape.scalars), *program)
+        scalars = _stack(tape.scalars, bucket.device)
+        pieces = bucket.cut(grads)
+        for kernel, at, arguments, gradients_at in bucket.calls[program]:
+            arguments = arguments.copy()  # noqa: PLW2901 - the kernel empties the list
+            if kernel.scalars_at is not None:
+                arguments[kernel.scalars_at] = scalars
+            if kernel.found_inf_at is not None:
+                arguments[kernel.found_inf_at] = found_inf
+            for place, piece in zip(gradients_at, pieces[at], strict=True):
+                arguments[place] = piece
+            kernel.call(arguments)
+
+    def _calls(
+        self,
+        bucket: _Bucket,
+        scalars: int,
+        operations: fused.Operations,
+        skippable: bool,
+        threads: int,
+    ) -> list[tuple[fused.Kernel, slice, list[Any], list[int]]]:
+        """Return a kernel for each block, with where its gradients stand and its arguments."""
+        calls = []
+        for at, params, states in bucket.blocks:
+            small = params[0].numel() < fused.LARGE
+            kernel = fused.kernel(
+                operations,
+                inputs=2 + len(states),
+                scalars=scalars,
+                dtype=params[0].dtype,
+                device=bucket.device,
+                width=fused.WIDTH if small or not params[0].is_cpu else 1,
+                skippable=skippable,
+                threads=1 if small else threads,
+            )
+            calls.append((kernel, at, *kernel.bind([params, *states])))
+        return calls
+
+    def _apply(
+        self,
+        theta: Operand,
+        g: Operand,
+        state: dict[str, Operand],
+        t: Any,
+        options: Group,
+        grad_scale: Tensor | None,
+    ) -> None:
+        if grad_scale is not None:
+            g = g.div(grad_scale)
+        if options["maximize"]:
+            g = g.neg()
+        self.update(theta, g, state, t, **options)
+
+    # ------------------------------------------------------------------ the plan
+
+    def _plan(self, group: Group) -> tuple[_Plan, list[Tensor | None]]:
+        """Return the plan by which to update ``group``, and the gradients of its parameters."""
+        grads = [p.grad for p in group["params"]]
+        plan = self._plans.get(id(group))
+        if plan is None or plan.signs != self._signs(group, grads) or not _in_step(plan):
+            plan = self._new_plan(group, grads)
+            groups = {id(group) for group in self.param_groups}
+            self._plans = {key: value for key, value in self._plans.items() if key in groups}
+            self._plans[id(group)] = plan
+        return plan, grads
+
+    def _signs(self, group: Group, grads: list[Tensor | None]) -> list[Any]:
+        """Return all that a plan for ``group`` rests on, in a form that is quick to compare."""
+        params = group["params"]
+        present = [g for g in grads if g is not None]
+        states = [state for state in map(self.state.get, params) if state]
+        names = self.state_names(group)
+        signs = [
+            names,
+            *[group.get(way) for way in _WAYS],
+            _has_tensors(group),
+            *map(id, params),
+            *map(Tensor.data_ptr, params),
+            *[g is None for g in grads],
+            *map(_DTYPE, present),
+            *[None if g.is_sparse else g.stride() for g in present],
+        ]
+        for name in names:
+            tensors = [state.get(name) for state in states]
+            signs += [None if x is None else x.is_sparse or x.data_ptr() for x in tensors]
+        if self.counts_steps:
+            signs += [id(state.get("step")) for state in states]
+        return signs
+
+    def _new_plan(self, group: Group, grads: list[Tensor | None]) -> _Plan:
+        params: list[Tensor] = group["params"]
+        updated = [i for i, g in enumerate(grads) if g is not None]
+        for i in updated:
+            self._check_gradient(group, params[i], grads[i])
+        alike: dict[Any, list[int]] = defaultdict(list)
+        for i in updated:
+            p = params[i]
+            first = self._start(p, group)
+            state = self.state[p]
+            tensors = [p, grads[i], *[state[name] for name in self.state_names(group)]]
+            step = state["step"] if self.counts_steps else None
+            count = None if step is None else (step.device, step.dtype, step.item())
+            alike[p.device, p.dtype, _lie_alike(tensors), first, count].append(i)
+        buckets = [
+            self._bucket(group, indices, dense=key[2], first=key[3])
+            for key, indices in alike.items()
+        ]
+        held = [params[:], [list(self.state[params[i]].values()) for i in updated]]
+        return _Plan(self._signs(group, grads), buckets, held)
+
+    def _check_gradient(self, group: Group, p: Tensor, g: Tensor | None) -> None:
+        if g is not None and g.is_sparse and self.sparse_message:
+            raise RuntimeError(self.sparse_message)
+        if group.get("capturable"):
+            devices = _get_capturable_supported_devices()
+            if p.device.type not in devices:
+                raise AssertionError(
+                    "If capturable=True, params and state_steps must be on supported devices: "
+                    f"{devices}."
+                )
+        if group.get("fused") and not (p.is_floating_point() or p.is_complex()):
+            raise RuntimeError(
+                "`fused=True` requires all the params to be floating point Tensors of "
+                f"supported devices: ['cpu', 'cuda'] but {p.dtype} and {p.device.type}"
+            )
+
+    def _start(self, p: Tensor, group: Group) -> bool:
+        """Give a parameter what is missing of its state; return whether anything was."""
+        state = self.state[p]
+        if self.counts_steps and "step" not in state:
+            fused_ = bool(group.get("fused"))
+            on_device = fused_ or group.get("capturable")
+            state["step"] = torch.zeros(
+                (), dtype=_step_dtype(fused_), device=p.device if on_device else "cpu"
+            )
+        missing = [name for name in self.state_names(group) if state.get(name) is None]
+        if missing:
+            fresh = self.new_state(p, group)
+            state.update({name: fresh[name] for name in missing})
+        return bool(missing)
+
+    def _bucket(self, group: Group, indices: list[int], *, dense: bool, first: bool) -> _Bucket:
+        """Decide how to update ``group["params"][i] for i in indices``, and prepare it."""
+        params: list[Tensor] = group["params"]
+        on_cpu = params[indices[0]].is_cpu
+        foreach = group.get("foreach")
+        if foreach is None:
+            # In half precision ATen's lists and loops round differently, and torch's default on
+            # the CPU is the loop.
+            foreach = group.get("fused") is None and not (on_cpu and _is_half(params[indices[0]]))
+        run, cut, wrap, share_out = self._eager, _whole, _alone, _each
+        if group.get("differentiable"):
+            run = self._differentiable
+        elif dense and group.get("fused"):
+            # The kernel reads addresses: a gradient need not be made flat.
+            run, share_out = self._fused, _by_size
+            indices = sorted(indices, key=lambda i: params[i].numel())
+        elif dense and foreach and (group.get("capturable") or not _has_tensors(group)):
+            wrap, cut, share_out = (
+                (TensorList, _split, _by_block) if on_cpu else (TensorList, _whole, _all)
+            )
+        elif group.get("capturable"):
+            wrap = TensorList
+        if params[indices[0]].is_complex():
+            cut = _real(cut)
+
+        names = self.state_names(group)
+        states = [self.state[params[i]] for i in indices]
+        thetas = cut([params[i] for i in indices])
+        rows = [cut([state[name] for state in states]) for name in names]
+        blocks = [
+            (at, thetas[at], [row[at] for row in rows])
+            for at in share_out([theta.numel() for theta in thetas])
+        ]
+        operands = [
+            (at, wrap(theta), {name: wrap(x) for name, x in zip(names, state, strict=True)})
+            for at, theta, state in blocks
+        ]
+        steps = None
+        if self.counts_steps:
+            # One vector for all counts: one operation counts, one look reads.
+            steps = torch.stack([state["step"] for state in states])
+            for state, step in zip(states, steps.unbind(), strict=True):
+                state["step"] = step
+        p = thetas[0]
+        return _Bucket(
+            indices, run, cut, wrap, blocks, operands, steps, first, dtype=p.dtype, device=p.device
+        )
+
+    # ------------------------------------------------------------------ checkpoints
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take over what ``copy``, ``pickle`` or :meth:`load_state_dict` hand in."""
+        super().__setstate__(state)
+        self._plans = {}
+        for group in self.param_groups:
+            for name, value in self.older_options.items():
+                group.setdefault(name, value)
+            for name in _WAYS:
+                if name in self.defaults:
+                    group.setdefault(name, self.defaults[name])
+            for p in group["params"]:
+                own = self.state.get(p)
+                if own and "step" in own and not isinstance(own["step"], Tensor):
+                    fused_ = bool(group.get("fused"))
+                    on_device = fused_ or group.get("capturable")
+                    own["step"] = torch.tensor(
+                        float(own["step"]),
+                        dtype=_step_dtype(fused_),
+                        device=p.device if on_device else "cpu",
+                    )
+
+    @torch._disable_dynamo
+    def load_state_dict(self, state_dict: StateDict) -> None:
+        """Take over a state dict of this class, or of torch's class of the same name.
+
+        Agrees with ``torch.optim``: parameters are matched by their order; floating point state
+        is cast to the dtype and device of its parameter, ``step`` excepted; keys unknown here are
+        kept. Differs in that everything is checked before anything is changed, and that the
+        tensors are copied: the optimizer shares no memory with ``state_dict``.
+
+        Args:
+            state_dict: what :meth:`state_dict` returned.
+
+        Raises:
+            ValueError: it has other groups, or a state of other names or shapes than this
+                optimizer keeps. The optimizer is then as it was.
+        """
+        state_dict = state_dict.copy()
+        for pre_hook in self._optimizer_load_state_dict_pre_hooks.values():
+            state_dict = pre_hook(self, state_dict) or state_dict
+
+        groups, saved_groups = self.param_groups, state_dict["param_groups"]
+        if len(groups) != len(saved_groups):
+            raise ValueError("loaded state dict has a different number of parameter groups")
+        if any(
+            len(group["params"]) != len(saved["params"])
+            for group, saved in zip(groups, saved_groups, strict=True)
+        ):
+            raise ValueError(
+                "loaded state dict contains a parameter group "
+                "that doesn't match the size of optimizer's group"
+            )
+        loaded: defaultdict[Any, Any] = defaultdict(dict)
+        new_groups = []
+        known = set()
+        for number, (group, saved) in enumerate(zip(groups, saved_groups, strict=True)):
+            new_groups.append(self._loaded_group(number, group, saved))
+            for key, p in zip(saved["params"], group["params"], strict=True):
+                known.add(key)
+                own = state_dict["state"].get(key)
+                if own is not None:
+                    self._check_state(key, p, new_groups[-1], own)
+                    loaded[p] = {
+                        name: _take_over(value, p, key, saved_groups, name)
+                        for name, value in own.items()
+                    }
+        for key, value in state_dict["state"].items():
+            if key not in known:
+                loaded[key] = _take_over(value)
+        self.__setstate__({"state": loaded, "param_groups": new_groups})
+
+        for post_hook in self._optimizer_load_state_dict_post_hooks.values():
+            post_hook(self)
+
+    def _loaded_group(self, number: int, group: Group, saved: Group) -> Group:
+        """Return ``saved`` completed, with the parameters of ``group``."""
+        absent = self.defaults.keys() - saved.keys() - self.older_options.keys() - set(_WAYS)
+        if absent:
+            raise ValueError(
+                f"parameter group {number} of the loaded state dict lacks {sorted(absent)}, which "
+                f"{type(self).__name__} needs; it has {sorted(saved.keys() - {'params'})}. Was it "
+                "saved by another optimizer?"
+            )
+        own = {name: group[name] for name in (*_WAYS, "param_names") if name in group}
+        return {**self.older_options, **own, **copy.deepcopy(saved), "params": group["params"]}
+
+    def _check_state(self, key: Any, p: Tensor, group: Group, saved: Mapping[str, Any]) -> None:
+        """Raise if ``saved`` cannot be the state of ``p`` in ``group``."""
+        if not saved:
+            return
+        names = self.state_names(group)
+        needed = {*names, "step"} if self.counts_steps else set()
+        if needed - saved.keys():
+            raise ValueError(
+                f"the loaded state of parameter {key} lacks {sorted(needed - saved.keys())}, which "
+                f"{type(self).__name__} needs; it has {sorted(saved)}. Was it saved by another "
+                "optimizer, or with other options?"
+            )
+        for name in names:
+            value = saved.get(name)
+            if isinstance(value, Tensor) and value.shape != p.shape:
+                raise ValueError(
+                    f"the loaded state {name!r} of parameter {key} has the shape "
+                    f"{tuple(value.shape)}, but the parameter has {tuple(p.shape)}. Were the "
+                    "parameters given in another order, or is it another model?"
+                )
+
+
+def _check_number(name: str, value: Any, described: str, low: float, high: float) -> None:
+    if isinstance(value, Tensor):
+        if value.numel() != 1:
+            raise ValueError(f"Tensor {name} must be 1-element")
+    elif not isinstance(value, Real):
+        raise TypeError(f"{name} must be a number or a 1-element Tensor, but is {value!r}")
+    if not (low <= value <= high and math.isfinite(value)):
+        raise ValueError(f"Invalid {described}: {value}")
+
+
+def _check_betas(betas: Any) -> None:
+    if len(betas) != 2:
+        raise ValueError(f"betas must be two numbers, but got {len(betas)}: {betas}")
+    for i, beta in enumerate(betas):
+        if isinstance(beta, Tensor) and beta.numel() != 1:
+            raise ValueError(f"Tensor betas[{i}] must be 1-element")
+        if not 0.0 <= beta < 1.0:
+            raise ValueError(f"Invalid beta parameter at index {i}: {beta}")
+    if not (all(isinstance(b, float) for b in betas) or all(isinstance(b, Tensor) for b in betas)):
+        raise ValueError("betas must be either both floats or both Tensors")
+
+
+def _has_tensors(options: Group) -> bool:
+    return any(
+        [
+            isinstance(value[0] if isinstance(value, tuple) and value else value, Tensor)
+            for value in options.values()
+        ]
+    )
+
+
+def _stack(scalars: list[float | Tensor], device: torch.device) -> Tensor:
+    """Return the scalars as one float64 vector on ``device``."""
+    if not any([isinstance(x, Tensor) for x in scalars]):
+        return torch.tensor(scalars, dtype=torch.float64, device=device)
+    return torch.stack([torch.as_tensor(x, dtype=torch.float64, device=device) for x in scalars])
+
+
+def _step_dtype(fused: bool) -> torch.dtype:
+    double = torch.get_default_dtype() == torch.float64 and not fused
+    return torch.float64 if double else torch.float32
+
+
+def _in_step(plan: _Plan) -> bool:
+    """Whether the parameters of each bucket have still taken equally many steps."""
+    for bucket in plan.buckets:
+        if bucket.steps is not None and bucket.steps.is_cpu:
+            counts = bucket.steps.tolist()
+            if min(counts) != max(counts):
+                return False
+    return True
+
+
+def _lie_alike(tensors: list[Any]) -> bool:
+    """Whether all fill a piece of memory without gaps, with their elements in the same order."""
+    p = tensors[0]
+    if any(
+        type(x) not in (Tensor, torch.nn.Parameter)
+        or x.is_sparse
+        or (x.dtype, x.device, x.shape) != (p.dtype, p.device, p.shape)
+        for x in tensors
+    ):
+        return False
+    # The stride of a dimension of one element means nothing.
+    strides = [[s for s, n in zip(x.stride(), x.shape, strict=True) if n > 1] for x in tensors]
+    sizes = [n for n in p.shape if n > 1]
+    expected = 1
+    for stride, size in sorted(zip(strides[0], sizes, strict=True)):
+        if stride != expected:
+            return False
+        expected *= size
+    return all(s == strides[0] for s in strides)
+
+
+def _is_half(x: Tensor) -> bool:
+    return x.dtype in (torch.float16, torch.bfloat16)
+
+
+# How tensors are cut into pieces ...
+
+
+def _whole(tensors: list[Tensor]) -> list[Tensor]:
+    return tensors
+
+
+def _split(tensors: list[Tensor]) -> list[Tensor]:
+    """Cut dense tensors of more than a block into blocks."""
+    if all([x.numel() <= BLOCK for x in tensors]) or _is_half(tensors[0]):
+        # In half precision ATen rounds the last few elements of a loop otherwise than the rest,
+        # so that where a tensor is cut would show in the bits.
+        return tensors
+    return [
+        piece
+        for x in tensors
+        for piece in ([x] if x.numel() <= BLOCK else x.as_strided((x.numel(),), (1,)).split(BLOCK))
+    ]
+
+
+def _real(cut: Callable[[list[Tensor]], list[Tensor]]) -> Callable[[list[Tensor]], list[Tensor]]:
+    """Cut complex tensors as real ones with a last dimension of 2."""
+    return lambda tensors: cut([torch.view_as_real(x) for x in tensors])
+
+
+# ... which pieces, of the sizes given, are updated together ...
+
+
+def _each(sizes: list[int]) -> list[slice]:
+    return [slice(i, i + 1) for i in range(len(sizes))]
+
+
+def _all(sizes: list[int]) -> list[slice]:
+    return [slice(0, len(sizes))]
+
+
+def _by_block(sizes: list[int]) -> list[slice]:
+    """As many as make up a block."""
+    slices, start, total = [], 0, 0
+    for i, size in enumerate(sizes):
+        if total and total + size > BLOCK:
+            slices.append(slice(start, i))
+            start, total = i, 0
+        total += size
+    return [*slices, slice(start, len(sizes))]
+
+
+def _by_size(sizes: list[int]) -> list[slice]:
+    """Small ones, which come first, together, and each large one alone."""
+    small = sum(size < fused.LARGE for size in sizes)
+    together = [slice(i, min(i + fused.WIDTH, small)) for i in range(0, small, fused.WIDTH)]
+    return together + [slice(i, i + 1) for i in range(small, len(sizes))]
+
+
+# ... and the operand that is made of them, if they are not many.
+
+
+def _alone(pieces: list[Tensor]) -> Tensor:
+    return pieces[0]
+
+
+def _take_over(value: Any, p: Tensor | None = None, *place: Any) -> Any:
+    """Return a copy of a value of a state dict, cast as torch casts it.
+
+    Args:
+        value: a tensor, or a dict, list, tuple ... of such, or anything else.
+        p: the parameter whose state it is, or None if it is none's.
+        place: the parameter's key, the saved groups, and the name of the value.
+    """
+    if isinstance(value, Tensor):
+        cast = value
+        if p is not None:
+            cast = torch.optim.Optimizer._process_value_according_to_param_policy(p, value, *place)
+        return cast.detach().clone() if cast.data_ptr() == value.data_ptr() else cast
+    if isinstance(value, dict):
+        return {k: _take_over(v, p, *place[:2], k) for k, v in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return type(value)(_take_over(v, p, *place[:2]) for v in value)
+    return copy.deepcopy(value)

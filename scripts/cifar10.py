@@ -1,0 +1,45 @@
+"""Train a residual network on CIFAR-10 or on scikit-learn's digits.
+
+    python scripts/cifar10.py
+    python scripts/cifar10.py --dataset cifar10 --data-dir DIR --model resnet18 --amp bf16
+    python scripts/cifar10.py --resume runs/NAME
+
+``--help`` lists the options; ``training/options.py`` says what they default to.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from training.errors import DivergedError, InterruptedRunError, UsageError
+from training.loop import train
+from training.options import parse
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train as the command line says; print the result. Returns the exit code."""
+    try:
+        result = train(parse(argv))
+    except UsageError as error:
+        print(f"cifar10.py: error: {error}", file=sys.stderr)
+        return 2
+    except DivergedError as error:
+        print(f"cifar10.py: {error}", file=sys.stderr)
+        return 1
+    except InterruptedRunError as error:
+        print(f"cifar10.py: {error}", file=sys.stderr)
+        return 130
+    except KeyboardInterrupt:
+        print("cifar10.py: interrupted", file=sys.stderr)
+        return 130
+    print(
+        f"test accuracy {result.test_accuracy:.2%} after {result.epochs} epochs, "
+        f"{result.train_seconds:.1f} s of training, {result.images_per_second:,.0f} images/s "
+        f"({result.total_seconds:.1f} s in all)"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

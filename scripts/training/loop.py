@@ -1,0 +1,447 @@
+"""Training: from a ``Config`` to a ``Result``."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from tqdm import tqdm
+
+from training import checkpoint, recipes
+from training.augment import augment
+from training.checkpoint import Run
+from training.data import Data, Split
+from training.data import load as load_data
+from training.errors import DivergedError, InterruptedRunError, UsageError
+from training.options import Config
+from training.result import Result, versions
+
+if TYPE_CHECKING:
+    from training.tensorboard import Board  # imported when it is needed: it takes a second
+
+AMP = {"off": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def train(config: Config) -> Result:
+    """Train, validate after every epoch, test the final weights once.
+
+    Raises:
+        UsageError: the data or the checkpoint cannot be used, or a file cannot be written.
+        DivergedError: the loss or a weight is not finite; the checkpoints written before it remain.
+        InterruptedRunError: Ctrl-C; ``last.pt`` holds the state after the step it came in.
+    """
+    started = time.perf_counter()
+    torch.manual_seed(config.seed)
+    say: Callable[[str], object] = (lambda line: None) if config.quiet else tqdm.write
+    data = load_data(config.dataset, config.data_dir, config.seed, say)
+    steps_per_epoch = len(data.train) // config.batch_size
+    if steps_per_epoch == 0:
+        raise UsageError(
+            f"--batch-size {config.batch_size} is larger than the training set of "
+            f"{len(data.train)} images (a tenth is set aside for validation). Give "
+            f"{len(data.train)} or less."
+        )
+    device = torch.device(config.device)
+    model = recipes.build_model(config, len(data.classes), data.train.images.shape[1])
+    model.to(device).to(memory_format=_layout(config))
+    optimizer = recipes.build_optimizer(config, model)
+    run = Run(
+        model,
+        optimizer,
+        recipes.build_schedule(config, optimizer, steps_per_epoch),
+        torch.amp.GradScaler(device.type, enabled=config.amp == "fp16"),
+        torch.Generator(device).manual_seed(config.seed),
+    )
+    if config.resume:
+        _resume(run, Path(config.resume), data)
+    if config.compile:
+        model.compile()  # in place, so that the names in the state stay as they are
+
+    settings = dataclasses.asdict(config) | {"augment": list(config.augment)}
+    software = versions(device)
+    parameters = sum(p.numel() for p in model.parameters())
+    say(_opening(config, data, parameters))
+    board = None
+    if config.tensorboard:
+        from training.tensorboard import Board
+
+        board = Board(config.log_dir, run.steps + 1 if config.resume else None)
+        board.describe(settings, software, run.steps)
+    try:
+        trainer = Trainer(config, data.to(device), run, board, say)
+        trainer.fit()
+        validated = trainer.evaluate(trainer.data.validation)
+        test = trainer.data.test
+        tested = trainer.evaluate(test)
+        if board:
+            board.predictions(
+                "test", tested.logits, test.images, test.labels, data.classes, run.steps
+            )
+            board.finish({"test/accuracy": tested.accuracy, "test/loss": tested.loss}, run.steps)
+    finally:
+        if board:
+            board.close()
+    result = Result(
+        test_accuracy=tested.accuracy,
+        test_loss=tested.loss,
+        test_class_accuracy=dict(
+            zip(data.classes, tested.class_accuracy(test.labels), strict=True)
+        ),
+        validation_accuracy=validated.accuracy,
+        best_validation_accuracy=run.best_accuracy,
+        best_epoch=run.best_epoch,
+        epochs=run.epoch,
+        steps=run.steps,
+        parameters=parameters,
+        train_seconds=run.train_seconds,
+        total_seconds=time.perf_counter() - started,
+        images_per_second=run.steps * config.batch_size / run.train_seconds,
+        history=run.history,
+        config=settings,
+        versions=software,
+        data={
+            "train": len(data.train),
+            "validation": len(data.validation),
+            "test": len(data.test),
+            "checksum": data.checksum,
+        },
+    )
+    result.write(Path(config.log_dir))
+    return result
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How a network does on some images."""
+
+    loss: float  # cross-entropy in nats an image
+    accuracy: float  # 0..1
+    logits: Tensor  # (N, K) float32, on the device
+
+    def class_accuracy(self, labels: Tensor) -> list[float]:
+        """The share of each class that is right; 0 for a class without images."""
+        k = self.logits.shape[1]
+        right = torch.bincount(labels[self.logits.argmax(1) == labels], minlength=k)
+        return (right / torch.bincount(labels, minlength=k).clamp(min=1)).tolist()
+
+
+class Trainer:
+    """The loop. ``data`` and ``run.model`` are on the same device.
+
+    What the device counts is kept there and read every ``config.log_every`` steps, at the end of an
+    epoch and before a checkpoint: between these nothing waits for the device.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        data: Data,
+        run: Run,
+        board: Board | None,
+        say: Callable[[str], object] = print,
+    ) -> None:
+        self.config, self.data, self.run, self.board, self.say = config, data, run, board, say
+        self.device = data.mean.device
+        self.steps_per_epoch = len(data.train) // config.batch_size
+        self.fill = data.mean.round()  # of a cutout
+        self.folder = Path(config.checkpoint_dir)
+        self.precision = torch.autocast(
+            self.device.type, AMP[config.amp], enabled=config.amp != "off"
+        )
+        if config.amp == "fp16":  # the scaler skips steps while it looks for its scale; no mistake
+            warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
+        self.window: list[Tensor] = []  # of each step not read yet: mean loss, right answers
+        self.measures: dict[str, Tensor] = {}  # of the newest step that was measured
+        self.clock = 0.0
+
+    def fit(self) -> None:
+        """Train until ``config.epochs`` are complete."""
+        run = self.run
+        with StopSignal() as stop:
+            while run.epoch < self.config.epochs:
+                self.train_epoch(stop)
+                self.finish_epoch()
+                if stop.requested and run.epoch < self.config.epochs:
+                    raise InterruptedRunError(self._interrupted())
+
+    def train_epoch(self, stop: StopSignal) -> None:
+        """The steps that the present epoch still lacks."""
+        config, run, size = self.config, self.run, self.config.batch_size
+        run.model.train()
+        order = permutation(len(self.data.train), config.seed, run.epoch).to(self.device)
+        self.clock = time.perf_counter()
+        with tqdm(
+            total=self.steps_per_epoch,
+            initial=run.step,
+            desc=f"epoch {run.epoch + 1}/{config.epochs}",
+            unit="step",
+            leave=False,
+            disable=True if config.quiet else None,  # None: shown where there is a terminal
+        ) as bar:
+            while run.step < self.steps_per_epoch:
+                chosen = order[run.step * size : (run.step + 1) * size]
+                images, labels = self.data.train.images[chosen], self.data.train.labels[chosen]
+                images = augment(images, config.augment, self.fill, run.generator)
+                if self.board and run.steps == 0:
+                    self.board.batch(images, 0)
+                last = run.step + 1 == self.steps_per_epoch
+                due = last or (run.steps + 1) % config.log_every == 0
+                self.train_step(images, labels, measure=due and self.board is not None)
+                bar.update()
+
+                wanted = config.checkpoint_every and run.steps % config.checkpoint_every == 0
+                save = (wanted or stop.requested) and not last
+                if due or save:
+                    bar.set_postfix_str(f"loss {self.read():.3f}")
+                if save:
+                    self.save("last.pt")
+                    self.clock = time.perf_counter()
+                    if stop.requested:
+                        raise InterruptedRunError(self._interrupted())
+
+    def train_step(self, images: Tensor, labels: Tensor, measure: bool) -> None:
+        """One step of the optimizer.
+
+        Args:
+            images: uint8 (N, C, H, W).
+            labels: (N,) int64.
+            measure: take the length of the gradient and of the update too.
+        """
+        config, run = self.config, self.run
+        with self.precision:
+            logits = run.model(self.prepare(images))
+            loss = F.cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
+        run.optimizer.zero_grad(set_to_none=True)
+        run.scaler.scale(loss).backward()
+
+        parameters = [p for p in run.model.parameters() if p.grad is not None]
+        if measure or config.clip_grad_norm:
+            run.scaler.unscale_(run.optimizer)
+            norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
+            if config.clip_grad_norm:
+                clip_grads_with_norm_(parameters, config.clip_grad_norm, norm)
+        if measure:
+            before = [p.detach().clone() for p in parameters]
+        run.scaler.step(run.optimizer)
+        run.scaler.update()
+        if measure:
+            changes = [p.detach() - b for p, b in zip(parameters, before, strict=True)]
+            ratio = get_total_norm(changes) / get_total_norm(before)
+            self.measures = {"gradient_norm": norm, "update_to_weight_ratio": ratio}
+            for group, name in zip(run.optimizer.param_groups, recipes.GROUPS, strict=True):
+                self.measures[f"learning_rate/{name}"] = torch.as_tensor(group["lr"])
+        run.scheduler.step()
+        run.step, run.steps = run.step + 1, run.steps + 1
+
+        logits = logits.detach().float()
+        # without label smoothing, to be compared with the validation loss
+        plain = F.cross_entropy(logits, labels)
+        self.window.append(torch.stack([plain, (logits.argmax(1) == labels).sum()]))
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """uint8 (N, C, H, W) -> float32 of the training images' mean 0 and deviation 1."""
+        images = (images.float() - self.data.mean) / self.data.std
+        return images.contiguous(memory_format=_layout(self.config))
+
+    def read(self) -> float:
+        """Fetch what the device has counted since the last time, and log it.
+
+        Returns:
+            The mean loss since then.
+        """
+        run, size = self.run, self.config.batch_size
+        counted = torch.stack(self.window).tolist()  # waits for the device
+        now = time.perf_counter()
+        seconds, self.clock = now - self.clock, now
+        run.train_seconds += seconds
+        first = run.steps - len(counted) + 1
+        for i, (loss, correct) in enumerate(counted):
+            if not math.isfinite(loss):
+                raise self._diverged(f"the training loss is {loss}", first + i)
+            run.loss_sum += loss * size
+            run.correct += correct
+        mean = sum(loss for loss, _ in counted) / len(counted)
+        if self.board:
+            values = {
+                "train/loss": mean,
+                "train/accuracy": sum(right for _, right in counted) / (len(counted) * size),
+                "images_per_second": len(counted) * size / seconds,
+            }
+            values |= {name: value.item() for name, value in self.measures.items()}
+            self.board.scalars(values, run.steps)
+        self.window, self.measures = [], {}
+        return mean
+
+    def finish_epoch(self) -> None:
+        """Validate, log, save."""
+        config, run, held = self.config, self.run, self.data.validation
+        measured = self.evaluate(held)
+        if not math.isfinite(measured.loss):
+            raise self._diverged(f"the validation loss is {measured.loss}", run.steps)
+        images = self.steps_per_epoch * config.batch_size
+        seconds = run.train_seconds - (run.history[-1]["train_seconds"] if run.history else 0.0)
+        run.epoch, run.step = run.epoch + 1, 0
+        row = {
+            "epoch": run.epoch,
+            "step": run.steps,
+            "train_loss": run.loss_sum / images,
+            "train_accuracy": run.correct / images,
+            "validation_loss": measured.loss,
+            "validation_accuracy": measured.accuracy,
+            "train_seconds": run.train_seconds,
+        }
+        run.history.append(row)
+        run.loss_sum = run.correct = 0.0
+        best = measured.accuracy >= run.best_accuracy  # of equals the one that has seen more
+        if best:
+            run.best_accuracy, run.best_epoch = measured.accuracy, run.epoch
+        if self.board:
+            self._show(self.board, measured)
+        if best:
+            self.save("best.pt")
+        self.save("last.pt")
+        self.say(
+            f"epoch {run.epoch:{len(str(config.epochs))}}/{config.epochs}"
+            f"  train loss {row['train_loss']:.4f} accuracy {row['train_accuracy']:7.2%}"
+            f"  validation loss {measured.loss:.4f} accuracy {measured.accuracy:7.2%}"
+            f"  {images / seconds:,.0f} images/s  {run.train_seconds:.1f} s"
+            f"{'  best' if best else ''}"
+        )
+
+    def _show(self, board: Board, measured: Evaluation) -> None:
+        run, held, every = self.run, self.data.validation, self.config.pictures_every
+        values = {"validation/loss": measured.loss, "validation/accuracy": measured.accuracy}
+        by_class = measured.class_accuracy(held.labels)
+        for name, value in zip(self.data.classes, by_class, strict=True):
+            values[f"validation_class/{name}"] = value
+        board.scalars(values, run.steps)
+        if run.epoch == self.config.epochs or (every and run.epoch % every == 0):
+            board.histograms(run.model, run.steps)
+            board.predictions(
+                "validation",
+                measured.logits,
+                held.images,
+                held.labels,
+                self.data.classes,
+                run.steps,
+            )
+
+    @torch.no_grad()
+    def evaluate(self, split: Split, batch_size: int = 500) -> Evaluation:
+        """Run the network in evaluation mode over ``split``, on the images as they are."""
+        self.run.model.eval()
+        logits = []
+        for images in split.images.split(batch_size):
+            with self.precision:
+                logits.append(self.run.model(self.prepare(images)).float())
+        together = torch.cat(logits)
+        loss = F.cross_entropy(together, split.labels)
+        accuracy = (together.argmax(1) == split.labels).double().mean()
+        return Evaluation(loss.item(), accuracy.item(), together)
+
+    def save(self, name: str) -> None:
+        """Write a checkpoint. Not of weights that are lost, over the one that is good.
+
+        Raises:
+            DivergedError: a weight or a running statistic is not finite.
+        """
+        finite = {
+            key: tensor.isfinite().all()
+            for key, tensor in self.run.model.state_dict().items()
+            if tensor.is_floating_point()
+        }
+        if not torch.stack(list(finite.values())).all():
+            bad = next(key for key, fine in finite.items() if not fine)
+            raise self._diverged(f"{bad} has values that are not finite", self.run.steps)
+        if self.board:
+            self.board.flush()  # the curves reach the disk no later than the state they belong to
+        settings = dataclasses.asdict(self.config) | {"augment": list(self.config.augment)}
+        extra = {"config": settings, "data": self.data.checksum}
+        checkpoint.save(self.folder / name, self.run.state_dict() | extra)
+
+    def _diverged(self, what: str, step: int) -> DivergedError:
+        kept = self.folder / "last.pt"
+        rest = (
+            f"{kept} holds the last good state." if kept.exists() else "No checkpoint exists yet."
+        )
+        return DivergedError(
+            f"diverged: {what} at step {step}. Use a lower --lr, --warmup or --clip-grad-norm. "
+            f"{rest}"
+        )
+
+    def _interrupted(self) -> str:
+        return (
+            f"interrupted after step {self.run.steps} of "
+            f"{self.config.epochs * self.steps_per_epoch}. Go on with --resume {self.folder}"
+        )
+
+
+class StopSignal:
+    """Within it, the first Ctrl-C only sets ``requested``, so that no step is left half done.
+
+    The second one interrupts at once; the checkpoint written before it remains.
+    """
+
+    requested = False
+
+    def __enter__(self) -> StopSignal:
+        # Python delivers signals to the main thread only
+        self.main = threading.current_thread() is threading.main_thread()
+        if self.main:
+            self.before = signal.signal(signal.SIGINT, self._request)
+        return self
+
+    def _request(self, number: int, frame: FrameType | None) -> None:
+        self.requested = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def __exit__(self, *error: object) -> None:
+        if self.main:
+            signal.signal(signal.SIGINT, self.before)
+
+
+def permutation(n: int, seed: int, epoch: int) -> Tensor:
+    """The order of ``n`` images in an epoch, int64, a function of seed and epoch alone.
+
+    So a run that is resumed within an epoch, or one process of several, needs no one to tell it.
+    """
+    return torch.randperm(n, generator=torch.Generator().manual_seed((seed << 20) + epoch))
+
+
+def _layout(config: Config) -> torch.memory_format:
+    return torch.channels_last if config.channels_last else torch.contiguous_format
+
+
+def _resume(run: Run, source: Path, data: Data) -> None:
+    state = checkpoint.load(source)
+    if state.get("data") != data.checksum:
+        raise UsageError(
+            f"{source} was trained on other images (checksum {state.get('data')}, not "
+            f"{data.checksum}). Give the --data-dir it was made with, unchanged."
+        )
+    run.load_state_dict(state, source)
+
+
+def _opening(config: Config, data: Data, parameters: int) -> str:
+    counts = f"{len(data.train):,} + {len(data.validation):,} + {len(data.test):,}"
+    shape = "x".join(map(str, data.train.images.shape[1:]))
+    threads = f" ({torch.get_num_threads()} threads)" if config.device == "cpu" else ""
+    return (
+        f"{config.dataset}: {counts} images of {shape} to train, validate, test\n"
+        f"{config.model} ({parameters:,} parameters, {config.layers} layers), "
+        f"{config.optimizer} ({config.optim}), seed {config.seed}, {config.device}{threads}\n"
+        f"records in {config.log_dir}"
+    )

@@ -1,0 +1,441 @@
+"""The options of a training run: what they mean, what they default to, what cannot be.
+
+``Config`` is a run's complete description, with nothing left to be decided; ``make_config`` makes
+one from the few options that were given, for a program; ``parse`` does so for a command line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from training import checkpoint
+from training.augment import CHOICES as AUGMENTATIONS
+from training.errors import UsageError
+
+DATASETS = ("digits", "cifar10")
+MODELS = ("resnet20", "resnet32", "resnet44", "resnet56", "resnet110", "resnet18", "resnet9")
+OPTIMIZERS = ("sgd", "rmsprop", "adam", "adamw")
+SCHEDULES = ("onecycle", "cosine", "linear", "step", "none")
+
+# What is used where nothing is given: always, for the data set, and for the optimizer.
+ALWAYS: dict[str, Any] = {
+    "data_dir": None, "model": "resnet20", "dropout": 0.0, "layers": "scratch",
+    "kernels": "eager", "optim": "scratch", "fused": None, "foreach": None,
+    "clip_grad_norm": 0.0, "schedule": "onecycle", "label_smoothing": 0.0, "seed": 0,
+    "device": "auto", "amp": "off", "compile": False, "channels_last": False,
+    "checkpoint_every": 0, "resume": None, "tensorboard": True, "log_every": 20,
+    "pictures_every": 5, "quiet": False,
+}  # fmt: skip
+BY_DATASET: dict[str, dict[str, Any]] = {
+    "digits": {"optimizer": "adam", "epochs": 60, "batch_size": 64, "augment": ("crop",)},
+    "cifar10": {"optimizer": "sgd", "epochs": 30, "batch_size": 128, "augment": ("flip", "crop")},
+}
+BY_OPTIMIZER: dict[str, dict[str, Any]] = {
+    "sgd": {"lr": 0.1, "weight_decay": 5e-4, "momentum": 0.9},
+    "rmsprop": {"lr": 1e-3, "weight_decay": 0.0, "momentum": 0.0},
+    "adam": {"lr": 3e-3, "weight_decay": 0.0, "momentum": 0.0},
+    "adamw": {"lr": 3e-3, "weight_decay": 0.05, "momentum": 0.0},
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that decides a training run. Epochs are passes over the training images."""
+
+    dataset: str
+    data_dir: str | None  # None: data/, downloaded where missing
+    augment: tuple[str, ...]
+
+    model: str
+    dropout: float  # probability, before the classifier
+    layers: str  # scratch or torch
+    kernels: str  # eager or compiled, of the scratch layers
+
+    optimizer: str
+    optim: str  # scratch or torch
+    lr: float  # peak, per step
+    momentum: float
+    nesterov: bool
+    weight_decay: float
+    fused: bool | None  # None: as the optimizer decides
+    foreach: bool | None
+    clip_grad_norm: float  # 0: off
+
+    schedule: str
+    warmup: float  # epochs
+    epochs: int
+    batch_size: int  # images
+    label_smoothing: float
+    seed: int
+
+    device: str  # cpu or cuda
+    amp: str  # off, bf16 or fp16
+    compile: bool
+    channels_last: bool
+
+    log_dir: str
+    checkpoint_dir: str
+    checkpoint_every: int  # steps; 0: at the end of each epoch only
+    resume: str | None  # the file to go on from
+    tensorboard: bool
+    log_every: int  # steps
+    pictures_every: int  # epochs
+    quiet: bool
+
+
+# What a resumed run may do differently: where and how it computes, not what.
+MAY_CHANGE = {
+    "data_dir", "layers", "kernels", "optim", "fused", "foreach", "device", "compile",
+    "channels_last", "log_dir", "checkpoint_dir", "checkpoint_every", "resume", "tensorboard",
+    "log_every", "pictures_every", "quiet",
+}  # fmt: skip
+
+
+def make_config(**given: Any) -> Config:
+    """Complete the options that are given, and check all of them.
+
+    With ``resume`` everything that is not given is taken from the checkpoint.
+
+    Raises:
+        UsageError: an option, or a combination of options, that cannot be.
+    """
+    if "augment" in given:
+        given["augment"] = tuple(name for name in given["augment"] if name != "none")
+    if given.get("resume"):
+        source = checkpoint.find(given["resume"])
+        saved = _read_config(source)
+        for name in given.keys() - MAY_CHANGE:
+            if given[name] != saved[name]:
+                raise UsageError(
+                    f"--resume {given['resume']}: that run has {_option(name)} "
+                    f"{_show(saved[name])}, not {_show(given[name])}. Leave {_option(name)} out to "
+                    "go on with it, or start a new run without --resume."
+                )
+        # records and checkpoints that share a folder still do after it was moved
+        here = {"checkpoint_dir": str(source.parent)}
+        if saved["log_dir"] == saved["checkpoint_dir"]:
+            here["log_dir"] = str(source.parent)
+        values = saved | here | given | {"resume": str(source)}
+        if values["device"] == "cuda" and "device" not in given:
+            values["device"] = "auto"
+    else:
+        dataset = given.get("dataset", "digits")
+        _one_of("dataset", dataset, DATASETS)
+        optimizer = given.get("optimizer", BY_DATASET[dataset]["optimizer"])
+        _one_of("optimizer", optimizer, OPTIMIZERS)
+        values = ALWAYS | BY_DATASET[dataset] | BY_OPTIMIZER[optimizer] | given
+        values |= {"dataset": dataset, "optimizer": optimizer}
+        if "nesterov" not in given:
+            values["nesterov"] = optimizer == "sgd" and values["momentum"] > 0
+        if "warmup" not in given:
+            values["warmup"] = 0.3 * values["epochs"] if values["schedule"] == "onecycle" else 0.0
+        if "log_dir" not in given:
+            stamp = time.strftime("%Y%m%d-%H%M%S")
+            values["log_dir"] = f"runs/{dataset}-{values['model']}-{optimizer}-{stamp}"
+        if "checkpoint_dir" not in given:
+            values["checkpoint_dir"] = values["log_dir"]
+    if values["device"] == "auto":
+        values["device"] = "cuda" if torch.cuda.is_available() else "cpu"
+    config = Config(**values)
+    _check(config)
+    return config
+
+
+def _read_config(source: Path) -> dict[str, Any]:
+    """The options a checkpoint was made with, as ``Config`` has them."""
+    saved = checkpoint.load(source).get("config")
+    names = {field.name for field in dataclasses.fields(Config)}
+    if not isinstance(saved, dict) or set(saved) != names:
+        raise UsageError(
+            f"{source} was written by another version of this script (its options differ). "
+            "Go on with that version, or start a new run without --resume."
+        )
+    return saved | {"augment": tuple(saved["augment"])}
+
+
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _show(value: Any) -> str:
+    return " ".join(value) or "none" if isinstance(value, tuple) else str(value)
+
+
+def _one_of(name: str, value: Any, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise UsageError(f"{_option(name)} {value}: choose one of {', '.join(choices)}.")
+
+
+def _check(c: Config) -> None:
+    """Refuse what cannot be, naming the value and the remedy."""
+    for name, choices in {
+        "model": MODELS, "layers": ("scratch", "torch"), "optim": ("scratch", "torch"),
+        "kernels": ("eager", "compiled"), "schedule": SCHEDULES, "device": ("cpu", "cuda"),
+        "amp": ("off", "bf16", "fp16"),
+    }.items():  # fmt: skip
+        _one_of(name, getattr(c, name), choices)
+    for choice in c.augment:
+        _one_of("augment", choice, ("none", *AUGMENTATIONS))
+
+    def refuse_unless(true: bool, name: str, remedy: str) -> None:
+        if not true:
+            raise UsageError(f"{_option(name)} {getattr(c, name)}: {remedy}")
+
+    refuse_unless(c.lr > 0 and math.isfinite(c.lr), "lr", "give a finite number above 0.")
+    for name in ("weight_decay", "clip_grad_norm", "warmup"):
+        value = getattr(c, name)
+        refuse_unless(value >= 0 and math.isfinite(value), name, "give a finite number, 0 or more.")
+    for name in ("momentum", "dropout", "label_smoothing"):
+        refuse_unless(0 <= getattr(c, name) < 1, name, "give a number in [0, 1).")
+    for name in ("epochs", "batch_size", "log_every"):
+        refuse_unless(getattr(c, name) >= 1, name, "give a whole number, 1 or more.")
+    for name in ("checkpoint_every", "pictures_every"):
+        refuse_unless(getattr(c, name) >= 0, name, "give a whole number, 0 or more.")
+    refuse_unless(0 <= c.seed < 2**32, "seed", "give a whole number in [0, 2**32).")
+    refuse_unless(c.epochs < 2**20, "epochs", "give less than 2**20.")
+    refuse_unless(
+        c.warmup < c.epochs or c.warmup == 0, "warmup", f"give less than the {c.epochs} epochs."
+    )
+
+    refuse_unless(
+        c.data_dir is None or c.dataset == "cifar10",
+        "data_dir",
+        "the digits come with scikit-learn and are not read from a folder. "
+        "Add --dataset cifar10 to train on that folder.",
+    )
+    refuse_unless(
+        c.device != "cuda" or torch.cuda.is_available(),
+        "device",
+        "this PyTorch finds no CUDA device. Use --device cpu, or install a PyTorch with CUDA.",
+    )
+    refuse_unless(
+        c.amp != "fp16" or c.device == "cuda",
+        "amp",
+        "float16 needs --device cuda. Use --amp bf16 or off on a CPU.",
+    )
+    refuse_unless(
+        c.momentum == 0 or c.optimizer in ("sgd", "rmsprop"),
+        "momentum",
+        f"{c.optimizer} has betas instead. Leave it out, or use --optimizer sgd or rmsprop.",
+    )
+    refuse_unless(
+        not c.nesterov or (c.optimizer == "sgd" and c.momentum > 0),
+        "nesterov",
+        "only --optimizer sgd with a --momentum above 0 has it. Leave it out.",
+    )
+    refuse_unless(
+        not (c.fused and c.foreach), "fused", "not together with --foreach. Leave one of them out."
+    )
+    refuse_unless(
+        c.kernels == "eager" or c.layers == "scratch",
+        "kernels",
+        "only the hand-written layers have them. Use --layers scratch, or leave it out.",
+    )
+    if not c.resume:
+        for name, sign in (("checkpoint_dir", "last.pt"), ("log_dir", "result.json")):
+            folder = Path(getattr(c, name))
+            used = (folder / sign).exists() or any(folder.glob("events.out.tfevents.*"))
+            refuse_unless(
+                not used,
+                name,
+                "this folder holds another run. Go on with it by --resume, choose another folder, "
+                "or delete this one.",
+            )
+    for name in ("checkpoint_dir", "log_dir"):
+        folder = Path(getattr(c, name))
+        there = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+        refuse_unless(there.is_dir(), name, f"{there} is a file. Choose another folder.")
+
+
+def parse(argv: Sequence[str] | None = None) -> Config:
+    """Turn a command line into a ``Config``.
+
+    Raises:
+        UsageError: as ``make_config``.
+        SystemExit: with 2, after a message, for what is no option or no number; with 0 for --help.
+    """
+    given = vars(parser().parse_args(argv))
+    return make_config(**given)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line. Options that are not given stay absent: ``make_config`` completes them."""
+    p = argparse.ArgumentParser(
+        prog="cifar10.py",
+        description="Train a residual network on CIFAR-10 or on scikit-learn's digits, with "
+        "optimizers and layers written by hand, or with PyTorch's own. Without options: resnet20 "
+        "on the digits.",
+        epilog="Exit code: 0 done, 1 diverged, 2 something to mend in the options or the data, "
+        "130 interrupted (go on with --resume).",
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    switch = argparse.BooleanOptionalAction
+
+    g = p.add_argument_group("data")
+    g.add_argument("--dataset", choices=DATASETS, help="what to learn (default: digits)")
+    g.add_argument(
+        "--data-dir",
+        metavar="DIR",
+        help="folder with CIFAR-10: cifar-10-batches-py/, or train/<class>/*.jpg|png and "
+        "test/<class>/... (default: data/, downloaded where missing)",
+    )
+    g.add_argument(
+        "--augment",
+        nargs="+",
+        choices=("none", *AUGMENTATIONS),
+        metavar="HOW",
+        help="any of flip, crop (mirrored padding of 1/8 of the width), cutout (a square of 1/2 of "
+        "the width); or none (default: crop for digits, flip crop for cifar10)",
+    )
+
+    g = p.add_argument_group("network")
+    g.add_argument(
+        "--model", choices=MODELS, metavar="NAME", help=f"{', '.join(MODELS)} (default: resnet20)"
+    )
+    g.add_argument(
+        "--dropout", type=float, metavar="P", help="probability before the classifier (default: 0)"
+    )
+    g.add_argument(
+        "--layers",
+        choices=("scratch", "torch"),
+        help="whose batch normalization and dropout: hand-written or PyTorch's (default: scratch)",
+    )
+    g.add_argument(
+        "--kernels",
+        choices=("eager", "compiled"),
+        help="how the hand-written layers run (default: eager)",
+    )
+
+    g = p.add_argument_group("optimizer")
+    g.add_argument(
+        "--optimizer", choices=OPTIMIZERS, help="(default: adam for digits, sgd for cifar10)"
+    )
+    g.add_argument(
+        "--optim",
+        choices=("scratch", "torch"),
+        help="whose optimizer: hand-written or PyTorch's (default: scratch)",
+    )
+    g.add_argument(
+        "--lr",
+        type=float,
+        metavar="LR",
+        help="highest learning rate, per step (default: "
+        + ", ".join(f"{name} {values['lr']:g}" for name, values in BY_OPTIMIZER.items())
+        + ")",
+    )
+    g.add_argument(
+        "--momentum",
+        type=float,
+        metavar="M",
+        help="of sgd and rmsprop (default: sgd 0.9, rmsprop 0)",
+    )
+    g.add_argument("--nesterov", action=switch, help="of sgd (default: on where there is momentum)")
+    g.add_argument(
+        "--weight-decay",
+        type=float,
+        metavar="WD",
+        help="of weights, not of biases and normalizations (default: "
+        + ", ".join(f"{name} {values['weight_decay']:g}" for name, values in BY_OPTIMIZER.items())
+        + ")",
+    )
+    g.add_argument(
+        "--clip-grad-norm",
+        type=float,
+        metavar="NORM",
+        help="longest gradient; 0 is off (default: 0)",
+    )
+    g.add_argument(
+        "--fused", action=switch, help="one compiled kernel (default: the optimizer decides)"
+    )
+    g.add_argument(
+        "--foreach", action=switch, help="operations on lists of tensors (default: likewise)"
+    )
+
+    g = p.add_argument_group("training")
+    g.add_argument(
+        "--epochs",
+        type=int,
+        metavar="N",
+        help="passes over the training images (default: digits 60, cifar10 30)",
+    )
+    g.add_argument(
+        "--batch-size",
+        type=int,
+        metavar="N",
+        help="images a step (default: digits 64, cifar10 128)",
+    )
+    g.add_argument(
+        "--schedule",
+        choices=SCHEDULES,
+        metavar="NAME",
+        help="learning rate over the steps: onecycle, cosine (to 0), linear (to 0), step (a tenth "
+        "at 1/2 and 3/4 of the epochs), none (default: onecycle)",
+    )
+    g.add_argument(
+        "--warmup",
+        type=float,
+        metavar="EPOCHS",
+        help="rising learning rate (default: onecycle 0.3 of the epochs, otherwise 0)",
+    )
+    g.add_argument(
+        "--label-smoothing",
+        type=float,
+        metavar="S",
+        help="share of the target spread evenly (default: 0)",
+    )
+    g.add_argument(
+        "--seed", type=int, metavar="N", help="of weights, split, order, augmentation (default: 0)"
+    )
+
+    g = p.add_argument_group("machine")
+    g.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), help="(default: auto, CUDA where there is one)"
+    )
+    g.add_argument(
+        "--amp", choices=("off", "bf16", "fp16"), help="16-bit arithmetic (default: off)"
+    )
+    g.add_argument("--compile", action=switch, help="torch.compile the network (default: no)")
+    g.add_argument("--channels-last", action=switch, help="memory format NHWC (default: no)")
+
+    g = p.add_argument_group("records")
+    g.add_argument(
+        "--log-dir",
+        metavar="DIR",
+        help="for TensorBoard and result.json (default: runs/DATASET-MODEL-OPTIMIZER-TIME)",
+    )
+    g.add_argument(
+        "--checkpoint-dir", metavar="DIR", help="for last.pt and best.pt (default: the --log-dir)"
+    )
+    g.add_argument(
+        "--checkpoint-every",
+        type=int,
+        metavar="STEPS",
+        help="write last.pt also within an epoch; 0 is not (default: 0)",
+    )
+    g.add_argument(
+        "--resume",
+        metavar="PATH",
+        help="go on from a checkpoint, or from last.pt in a folder, with its options",
+    )
+    g.add_argument("--tensorboard", action=switch, help="write event files (default: yes)")
+    g.add_argument(
+        "--log-every", type=int, metavar="STEPS", help="between points of the curves (default: 20)"
+    )
+    g.add_argument(
+        "--pictures-every",
+        type=int,
+        metavar="EPOCHS",
+        help="between histograms, confusion matrices and mistakes; 0: at the end only (default: 5)",
+    )
+    g.add_argument("--quiet", action=switch, help="print the last line only (default: no)")
+    return p

@@ -1,0 +1,361 @@
+"""The loop: a run that was stopped, however, ends with the same bits as one that was not."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from training import loop
+from training.checkpoint import load
+from training.errors import DivergedError, InterruptedRunError, UsageError
+from training.loop import permutation, train
+from training.options import make_config
+
+pytestmark = pytest.mark.usefixtures("tiny")
+
+STEPS_PER_EPOCH = 6  # 54 images in batches of 8
+
+
+def config(folder: Path, **given: Any):
+    given = {
+        "log_dir": str(folder), "epochs": 3, "batch_size": 8, "device": "cpu", "quiet": True,
+        "dropout": 0.3, "augment": ("flip", "crop", "cutout"), "tensorboard": False,
+        "optimizer": "adam", "optim": "torch", "layers": "torch",
+    } | given  # fmt: skip
+    return make_config(**given)
+
+
+def resumed(folder: Path, **given: Any):
+    return make_config(resume=str(folder), **given)
+
+
+class at_step:  # noqa: N801
+    """Does something when the batch of a step, counted from 1, is augmented."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, step: int, action) -> None:
+        self.count, self.step, self.action, self.augment = 0, step, action, loop.augment
+        monkeypatch.setattr(loop, "augment", self)
+
+    def __call__(self, *args):
+        self.count += 1
+        if self.count == self.step:
+            self.action()
+        return self.augment(*args)
+
+
+def interrupt() -> None:
+    signal.raise_signal(signal.SIGINT)
+
+
+class PowerCutError(Exception):
+    pass
+
+
+def power_cut() -> None:
+    raise PowerCutError
+
+
+def assert_same(one: Any, two: Any, where: str = "") -> None:
+    """Equal to the last bit, all the way down."""
+    assert type(one) is type(two), where
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, two), where
+    elif isinstance(one, dict):
+        assert one.keys() == two.keys(), where
+        for key in one:
+            if key not in ("train_seconds", "config"):
+                assert_same(one[key], two[key], f"{where}.{key}")
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(two), where
+        for i, (a, b) in enumerate(zip(one, two, strict=True)):
+            assert_same(a, b, f"{where}[{i}]")
+    else:
+        assert one == two, where
+
+
+RECIPES = {
+    "sgd": {"optimizer": "sgd", "schedule": "step"},
+    "sgd plain": {"optimizer": "sgd", "momentum": 0.0, "schedule": "none"},
+    "rmsprop": {"optimizer": "rmsprop", "momentum": 0.5, "schedule": "linear", "warmup": 1.0},
+    "adam": {"optimizer": "adam", "schedule": "onecycle", "clip_grad_norm": 0.5},
+    "adamw": {"optimizer": "adamw", "schedule": "cosine", "label_smoothing": 0.1},
+    "channels last": {"optimizer": "adam", "channels_last": True},
+    "bfloat16": {"optimizer": "sgd", "amp": "bf16"},
+}
+
+
+@pytest.mark.parametrize("optim", ["torch", "scratch"])
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES.keys())
+def test_resumed_run_ends_with_the_same_bits(tmp_path, monkeypatch, recipe, optim):
+    recipe = recipe | {"optim": optim}
+    whole = train(config(tmp_path / "whole", **recipe))
+    parts = tmp_path / "parts"
+    with monkeypatch.context() as patch:  # within the first epoch
+        at_step(patch, 3, interrupt)
+        with pytest.raises(InterruptedRunError, match="after step 3 of 18"):
+            train(config(parts, **recipe))
+    with monkeypatch.context() as patch:  # at the end of the second: 12 steps less the 3
+        at_step(patch, 9, interrupt)
+        with pytest.raises(InterruptedRunError, match="after step 12 of 18"):
+            train(resumed(parts))
+    last = train(resumed(parts))
+    for name in ("last.pt", "best.pt"):
+        assert_same(load(tmp_path / "whole" / name), load(parts / name), name)
+    for name in ("test_accuracy", "test_loss", "steps", "best_epoch", "test_class_accuracy"):
+        assert getattr(whole, name) == getattr(last, name)
+
+
+def test_run_cut_off_between_checkpoints_repeats_the_rest_bit_for_bit(tmp_path, monkeypatch):
+    train(config(tmp_path / "whole", checkpoint_every=4))
+    parts = tmp_path / "parts"
+    with monkeypatch.context() as patch:
+        at_step(patch, 12, power_cut)
+        with pytest.raises(PowerCutError):
+            train(config(parts, checkpoint_every=4))
+    progress = load(parts / "last.pt")["progress"]
+    assert (progress["steps"], progress["epoch"], progress["step"]) == (8, 1, 2)
+    train(resumed(parts))
+    assert_same(load(tmp_path / "whole" / "last.pt"), load(parts / "last.pt"))
+
+
+def test_every_checkpoint_of_a_run_leads_to_the_same_end(tmp_path, monkeypatch):
+    train(config(tmp_path / "whole"))
+    for step in (1, 5, 6, 7, 17):
+        parts = tmp_path / f"parts{step}"
+        with monkeypatch.context() as patch:
+            at_step(patch, step, interrupt)
+            with pytest.raises(InterruptedRunError):
+                train(config(parts))
+        train(resumed(parts))
+        assert_same(load(tmp_path / "whole" / "last.pt"), load(parts / "last.pt"))
+
+
+def test_finished_run_resumes_to_the_same_result(tmp_path):
+    first = train(config(tmp_path))
+    again = train(resumed(tmp_path))
+    assert (first.test_loss, first.steps) == (again.test_loss, again.steps)
+    assert first.history == again.history
+
+
+def test_second_interrupt_stops_at_once_and_leaves_a_loadable_checkpoint(tmp_path, monkeypatch):
+    def twice() -> None:
+        interrupt()
+        interrupt()
+
+    with monkeypatch.context() as patch:
+        at_step(patch, 9, twice)
+        with pytest.raises(KeyboardInterrupt):
+            train(config(tmp_path))
+    assert load(tmp_path / "last.pt")["progress"]["steps"] == STEPS_PER_EPOCH
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    train(config(tmp_path / "whole"))
+    train(resumed(tmp_path))
+    assert_same(load(tmp_path / "whole" / "last.pt"), load(tmp_path / "last.pt"))
+
+
+def test_same_seed_same_bits_and_other_seed_other_bits(tmp_path):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        train(config(tmp_path / name, seed=seed, epochs=1))
+    a, b, c = (load(tmp_path / name / "last.pt")["model"] for name in "abc")
+    assert_same(a, b)
+    assert not torch.equal(a["fc.weight"], c["fc.weight"])
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "rmsprop", "adam", "adamw"])
+def test_scratch_and_torch_optimizers_train_to_the_same_bits(tmp_path, optimizer):
+    for optim in ("scratch", "torch"):
+        train(config(tmp_path / optim, optim=optim, optimizer=optimizer, foreach=False))
+    scratch, torchs = (load(tmp_path / name / "last.pt") for name in ("scratch", "torch"))
+    assert_same(scratch["model"], torchs["model"])
+
+
+def test_a_run_may_change_from_one_library_to_the_other(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        at_step(patch, 8, interrupt)
+        with pytest.raises(InterruptedRunError):
+            train(config(tmp_path / "a", optim="torch", foreach=False))
+    train(resumed(tmp_path / "a", optim="scratch"))
+    train(config(tmp_path / "b", optim="torch", foreach=False))
+    assert_same(load(tmp_path / "a/last.pt")["model"], load(tmp_path / "b/last.pt")["model"])
+
+
+def test_learning_beats_chance(tmp_path):
+    result = train(config(tmp_path, epochs=30, dropout=0.0, augment=(), lr=0.05))
+    assert result.test_accuracy > 0.9
+    assert result.best_validation_accuracy == max(
+        row["validation_accuracy"] for row in result.history
+    )
+
+
+def test_result_file_says_what_was_returned(tmp_path):
+    result = train(config(tmp_path))
+    assert json.loads((tmp_path / "result.json").read_text()) == dataclasses.asdict(result)
+    assert result.steps == 3 * STEPS_PER_EPOCH
+    assert result.images_per_second == pytest.approx(result.steps * 8 / result.train_seconds)
+    assert result.data["train"] == 54
+    assert result.versions["torch"] == torch.__version__
+    assert [row["epoch"] for row in result.history] == [1, 2, 3]
+
+
+def test_best_checkpoint_is_that_of_the_best_epoch(tmp_path):
+    result = train(config(tmp_path, epochs=6, optimizer="sgd", lr=0.5, schedule="none"))
+    best = load(tmp_path / "best.pt")["progress"]
+    top = max(row["validation_accuracy"] for row in result.history)
+    latest = max(r["epoch"] for r in result.history if r["validation_accuracy"] == top)
+    assert best["epoch"] == best["best_epoch"] == result.best_epoch == latest
+    assert best["best_accuracy"] == top
+
+
+def test_training_metrics_are_those_of_the_batches(tmp_path, monkeypatch):
+    """Recomputed from the logits that the loop saw, label smoothing or not."""
+    seen = []
+    real = F.cross_entropy
+
+    def note(logits, labels, label_smoothing=0.0):
+        if logits.requires_grad:
+            assert label_smoothing == 0.4
+            seen.append((logits.detach(), labels))
+        return real(logits, labels, label_smoothing=label_smoothing)
+
+    monkeypatch.setattr(loop.F, "cross_entropy", note)
+    result = train(config(tmp_path, epochs=1, label_smoothing=0.4))
+    logits, labels = (torch.cat(part) for part in zip(*seen, strict=True))
+    assert len(labels) == 48
+    row = result.history[0]
+    # float32 means of 8, averaged in another order
+    assert row["train_loss"] == pytest.approx(real(logits, labels).item(), rel=1e-6)
+    assert row["train_accuracy"] == (logits.argmax(1) == labels).double().mean().item()
+
+
+def test_evaluation_is_repeatable_and_changes_nothing(tmp_path, monkeypatch):
+    finish, seen = loop.Trainer.finish_epoch, []
+
+    def note(self):
+        state = {k: t.clone() for k, t in self.run.model.state_dict().items()}
+        seen.extend(self.evaluate(self.data.test, size).logits for size in (60, 7, 60))
+        assert_same(state, dict(self.run.model.state_dict()))
+        finish(self)
+
+    monkeypatch.setattr(loop.Trainer, "finish_epoch", note)
+    train(config(tmp_path, epochs=1, dropout=0.5))
+    whole, parts, again = seen
+    assert torch.equal(whole, again)
+    # float32, kernels may sum in another order for another batch size
+    torch.testing.assert_close(whole, parts, rtol=1e-5, atol=1e-5)
+
+
+def test_gradient_is_clipped_to_the_given_length(tmp_path, monkeypatch):
+    lengths = []
+    step = torch.optim.SGD.step
+
+    def note(self, *args, **kwargs):
+        gradients = [p.grad for g in self.param_groups for p in g["params"]]
+        lengths.append(torch.nn.utils.get_total_norm(gradients).item())
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.SGD, "step", note)
+    train(config(tmp_path / "a", optimizer="sgd", epochs=1))
+    assert max(lengths) > 0.01
+    lengths.clear()
+    train(config(tmp_path / "b", optimizer="sgd", epochs=1, clip_grad_norm=0.01))
+    assert max(lengths) <= 0.01 * (1 + 1e-5)
+
+
+def test_an_epoch_takes_every_image_at_most_once_and_changes_its_order():
+    first, second = permutation(100, 7, 0), permutation(100, 7, 1)
+    assert torch.equal(first.sort().values, torch.arange(100))
+    assert not torch.equal(first, second)
+    assert torch.equal(first, permutation(100, 7, 0))
+    assert not torch.equal(first, permutation(100, 8, 0))
+
+
+# -- what goes wrong
+
+
+def test_nan_loss_stops_and_keeps_the_last_good_checkpoint(tmp_path, monkeypatch):
+    prepare, calls = loop.Trainer.prepare, []
+
+    def poison(self, images):
+        calls.append(self.run.steps)
+        images = prepare(self, images)
+        return images * math.nan if self.run.steps == 8 and self.run.model.training else images
+
+    monkeypatch.setattr(loop.Trainer, "prepare", poison)
+    with pytest.raises(DivergedError, match=r"training loss is nan at step 9.*last\.pt holds"):
+        train(config(tmp_path))
+    assert max(calls) <= 11  # read at the end of that epoch at the latest
+    state = load(tmp_path / "last.pt")
+    assert state["progress"]["steps"] == 6
+    assert all(t.isfinite().all() for t in state["model"].values())
+
+
+def test_lost_weights_never_replace_good_ones(tmp_path, monkeypatch):
+    train(config(tmp_path, epochs=1))
+    before = (tmp_path / "last.pt").read_bytes()
+    save = loop.Trainer.save
+
+    def spoil(self, name):
+        with torch.no_grad():
+            self.run.model.fc.weight[0, 0] = math.inf
+        save(self, name)
+
+    monkeypatch.setattr(loop.Trainer, "save", spoil)
+    with pytest.raises(DivergedError, match=r"fc\.weight has values that are not finite"):
+        train(config(tmp_path / "new", epochs=1, checkpoint_dir=str(tmp_path / "new")))
+    assert not (tmp_path / "new" / "last.pt").exists()
+    assert (tmp_path / "last.pt").read_bytes() == before
+
+
+def test_batch_larger_than_the_training_set_is_refused(tmp_path):
+    with pytest.raises(UsageError, match=r"--batch-size 55 .* 54 images .* Give 54 or less"):
+        train(config(tmp_path / "a", batch_size=55))
+    assert not (tmp_path / "a").exists()
+    assert train(config(tmp_path / "a", batch_size=54, epochs=1)).steps == 1
+
+
+def test_checkpoint_of_other_images_is_refused(tmp_path, monkeypatch):
+    train(config(tmp_path, epochs=1))
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    load_data = loop.load_data
+    monkeypatch.setattr(
+        loop, "load_data", lambda *a: dataclasses.replace(load_data(*a), checksum="ffffffff")
+    )
+    with pytest.raises(UsageError, match=r"trained on other images .*0123abcd, not ffffffff"):
+        train(resumed(tmp_path))
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("amp", ["off", "bf16", "fp16"])
+def test_on_cuda_a_run_trains_stops_and_goes_on(tmp_path, monkeypatch, amp):
+    with monkeypatch.context() as patch:
+        at_step(patch, 8, interrupt)
+        with pytest.raises(InterruptedRunError):
+            train(config(tmp_path, device="cuda", amp=amp))
+    result = train(resumed(tmp_path))
+    assert result.steps == 18
+    assert load(tmp_path / "last.pt")["random"]["device"] == "cuda"
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_cuda_a_step_waits_for_nothing(tmp_path, monkeypatch):
+    step = loop.Trainer.train_step
+
+    def strict(self, images, labels, measure):
+        torch.cuda.set_sync_debug_mode("error" if self.run.steps > 2 and not measure else "default")
+        try:
+            step(self, images, labels, measure)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    monkeypatch.setattr(loop.Trainer, "train_step", strict)
+    train(config(tmp_path, device="cuda", optimizer="sgd"))
