@@ -80,16 +80,18 @@ def forward(
     var: Tensor | None,
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """y, μ, s and σ²; μ and σ² are those of the batch where none are given."""
+    """y, μ, s and m / (m - 1) σ²; μ and σ² are those of the batch where none are given."""
     x = X.to(accumulate_dtype(X))
     if mu is None or var is None:
         mu, var = statistics(x)
+    m = x.shape[0] * prod(x.shape[2:])
     s = (var + eps).rsqrt()
-    mu, s, var = mu.to(x.dtype), s.to(x.dtype), var.to(x.dtype)
+    unbiased = (var * (m / max(m - 1, 1))).to(x.dtype)
+    mu, s = mu.to(x.dtype), s.to(x.dtype)
     y = (x - along(x, mu)) * along(x, s if gamma is None else gamma * s)
     if beta is not None:
         y = y + along(x, beta)
-    return y.to(X.dtype), mu, s, var
+    return y.to(X.dtype), mu, s, unbiased
 
 
 def backward(
@@ -100,19 +102,20 @@ def backward(
     gamma: Tensor | None,
     mu: Tensor,
     s: Tensor,
+    of_batch: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """∂x, ∂γ and ∂β; d_mu and d_s are None where μ and σ² were given, else (C,)."""
+    """∂x, ∂γ and ∂β; μ and σ² are constants unless of_batch. No d_mu or d_s is one of zeros."""
     x, d_y = X.to(accumulate_dtype(X)), d_y.to(accumulate_dtype(X))
     gamma_s = s if gamma is None else gamma * s
     centered = x - along(x, mu)
     d_beta = channel_sum(d_y)
     d_gamma = channel_sum(d_y * centered) * s
     d_x = d_y * along(x, gamma_s)
-    if d_mu is not None and d_s is not None:
+    if of_batch:
         per_value = 1 / max(x.shape[0] * prod(x.shape[2:]), 1)
-        d_var = -0.5 * s * (gamma_s * d_gamma + s * s * d_s)
-        d_mu = d_mu - gamma_s * d_beta
-        d_x = d_x + centered * along(x, d_var * (2 * per_value)) + along(x, d_mu * per_value)
+        by_s = gamma_s * d_gamma if d_s is None else gamma_s * d_gamma + s * s * d_s
+        by_mu = -gamma_s * d_beta if d_mu is None else d_mu - gamma_s * d_beta
+        d_x = d_x - centered * along(x, s * by_s * per_value) + along(x, by_mu * per_value)
     dtype = X.dtype if gamma is None else gamma.dtype
     return d_x.to(X.dtype), d_gamma.to(dtype), d_beta.to(dtype)
 
@@ -135,7 +138,7 @@ def accumulate_dtype(x: Tensor) -> torch.dtype:
 class BatchNormFunction(torch.autograd.Function):
     """The equations as one node of the graph. It saves x, γ, μ and s, as native does.
 
-    Called with (X, γ, β, None, None, ε) it returns (y, μ, s, σ²) of the batch; called with μ and
+    Called with (X, γ, β, None, None, ε) it returns (y, μ, s, m / (m - 1) σ²) of the batch; called with μ and
     σ², which are constants then, it returns (y, s). X is (N, C, *) of at least three dimensions.
     """
 
@@ -151,23 +154,26 @@ class BatchNormFunction(torch.autograd.Function):
         eps: float,
     ) -> tuple[Tensor, ...]:
         """Equations: :func:`forward`."""
-        y, mu_, s, var_ = kernels.run(forward, X, gamma, beta, mu, var, eps)
-        return (y, mu_, s, var_) if mu is None else (y, s)
+        y, mu_, s, unbiased = kernels.run(forward, X, gamma, beta, mu, var, eps)
+        return (y, mu_, s, unbiased) if mu is None else (y, s)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         """Save what the derivatives need."""
         X, gamma, beta, mu, _, _ = inputs
         ctx.has_gamma, ctx.has_beta, ctx.of_batch = gamma is not None, beta is not None, mu is None
+        ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(output[-1])
         mu, s = output[1:3] if ctx.of_batch else (mu, output[1])
         ctx.save_for_backward(X, gamma, mu, s)
 
     @staticmethod
-    def backward(ctx: Any, d_y: Tensor, *d_statistics: Tensor) -> Any:
+    def backward(ctx: Any, d_y: Tensor | None, *d_statistics: Tensor | None) -> Any:
         """Equations: :func:`backward`."""
+        saved = ctx.saved_tensors
+        d_y = torch.zeros_like(saved[0]) if d_y is None else d_y
         d_mu, d_s = d_statistics[:2] if ctx.of_batch else (None, None)
-        d_x, d_gamma, d_beta = kernels.run(backward, d_y, d_mu, d_s, *ctx.saved_tensors)
+        d_x, d_gamma, d_beta = kernels.run(backward, d_y, d_mu, d_s, *saved, ctx.of_batch)
         d_gamma, d_beta = d_gamma if ctx.has_gamma else None, d_beta if ctx.has_beta else None
         return d_x, d_gamma, d_beta, None, None, None
 
@@ -209,6 +215,23 @@ class ForwardDifferentiable(BatchNormFunction):
             t_y = t_y + along(x, t_beta)
         t_y = t_y.to(X.dtype)
         return (t_y, t_mu, t_s, None) if ctx.of_batch else (t_y, None)
+
+
+class Direct(ForwardDifferentiable):
+    """The same where no ``torch.func`` transform is at work.
+
+    They need ``setup_context``, for which torch inspects the signature of ``forward`` on every
+    call: 20 µs, as much as a native layer takes.
+    """
+
+    setup_context = torch.autograd.Function.setup_context
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, ...]:
+        """Equations: :func:`forward`."""
+        output = BatchNormFunction.forward(*inputs)
+        ForwardDifferentiable.setup_context(ctx, inputs, output)
+        return output
 
 
 class _BatchNorm(nn.modules.batchnorm._BatchNorm):
@@ -293,37 +316,42 @@ class _BatchNorm(nn.modules.batchnorm._BatchNorm):
         weight, bias, mean, var = self.weight, self.bias, self.running_mean, self.running_var
         of_batch = self.training or (mean is None and var is None)
         self._check(input, of_batch, running_mean=mean, running_var=var, weight=weight, bias=bias)
-        function = BatchNormFunction if torch.compiler.is_compiling() else ForwardDifferentiable
+        function = Direct
+        if torch.compiler.is_compiling():
+            function = BatchNormFunction
+        elif torch._C._are_functorch_transforms_active():
+            function = ForwardDifferentiable
         X = input.unsqueeze(-1) if input.dim() == 2 else input
         if of_batch:
-            y, mu, _, var = function.apply(X, weight, bias, None, None, self.eps)
+            y, mu, _, unbiased = function.apply(X, weight, bias, None, None, self.eps)
             if self.training and self.track_running_stats:
-                self._track(mu, var, X)
+                self._track(mean, mu.detach(), var, unbiased, X.numel() == 0)
         else:
             y, _ = function.apply(X, weight, bias, mean, var, self.eps)
         return y.squeeze(-1) if input.dim() == 2 else y
 
-    @torch.no_grad()
-    def _track(self, mu: Tensor, var: Tensor, X: Tensor) -> None:
+    def _track(
+        self,
+        running_mean: Tensor | None,
+        mu: Tensor,
+        running_var: Tensor | None,
+        unbiased: Tensor,
+        empty: bool,
+    ) -> None:
         """Move the running statistics towards μ and the unbiased variance m / (m - 1) σ²."""
-        count, running_mean, running_var = (
-            self.num_batches_tracked,
-            self.running_mean,
-            self.running_var,
-        )
+        count, momentum = self.num_batches_tracked, self.momentum
         if count is not None:
             count.add_(1)
-        if running_mean is None or running_var is None or X.numel() == 0:
+        if running_mean is None or running_var is None or empty:
             return
         weight: Tensor | float = 0.0
-        if self.momentum is not None:
-            weight = self.momentum
+        if momentum is not None:
+            weight = momentum
         elif count is not None:
             # the average of all batches so far; a tensor, since torch's float(count) does not
             # compile with fullgraph=True (https://github.com/pytorch/pytorch/issues/194579)
             weight = count.to(mu.dtype).reciprocal()
-        m = X.shape[0] * prod(X.shape[2:])
-        for running, new in ((running_mean, mu), (running_var, var * (m / (m - 1)))):
+        for running, new in ((running_mean, mu), (running_var, unbiased)):
             if running.dtype == new.dtype:
                 running.lerp_(new, weight)
             else:
@@ -354,7 +382,9 @@ class _BatchNorm(nn.modules.batchnorm._BatchNorm):
             kind = input.type().removeprefix("torch.").removesuffix("Tensor")
             raise NotImplementedError(f"\"batch_norm\" not implemented for '{kind}'")
         for name, vector in vectors.items():
-            if vector is None:
+            if vector is None or (
+                vector.dtype == input.dtype and vector.shape[0] == input.shape[1]
+            ):
                 continue
             if len(vector) != input.shape[1]:
                 raise RuntimeError(

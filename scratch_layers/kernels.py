@@ -75,7 +75,7 @@ def run(text: Callable[..., Any], *args: Tensor | float | bool | None) -> Any:
     if torch._C._len_torch_dispatch_stack() > 0:
         return text(*args)
     if signature not in _kernels:
-        _kernels[signature] = _compile(text)
+        _kernels[signature] = _compile(text, *args)
     return _kernels[signature](*args)
 
 
@@ -84,13 +84,65 @@ def _is_watched(x: Tensor) -> bool:
     return not plain or x.is_meta or torch._C._functorch.is_functorch_wrapped_tensor(x)
 
 
-def _compile(text: Callable[..., Any]) -> Callable[..., Any]:
+def _compile(text: Callable[..., Any], *args: Any) -> Callable[..., Any]:
+    """A kernel for arguments like these: the graph that Inductor made, called directly.
+
+    ``torch.compile``'s own way to it takes 12 µs plus 1.2 µs for each tensor even without guards.
+    The graph takes and returns tensors in an order of its own, which one call on examples shows.
+    They are distinct tensors, as the arguments of a later call may be where the first were not.
+    """
+    from torch._inductor.compile_fx import compile_fx, compile_fx_inner
+
+    calls: list[tuple[Callable[[list[Any]], Any], list[Any], list[Any]]] = []
+
+    def inner_compile(graph: Any, inputs: Any, **kwargs: Any) -> Any:
+        compiled = compile_fx_inner(graph, inputs, **kwargs)
+
+        def call(arguments: list[Any]) -> Any:
+            given = list(arguments)  # Inductor empties the list
+            returned = compiled(arguments)
+            calls.append((compiled, given, returned))
+            return returned
+
+        call._boxed_call = True  # type: ignore[attr-defined]
+        return call
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        config = {"size_asserts": False, "alignment_asserts": False}
+        return compile_fx(graph, inputs, inner_compile=inner_compile, config_patches=config)
+
     assert isinstance(text, FunctionType)
     # Dynamo keeps what it compiled with the code object, so every kernel needs a copy of it
     copy = FunctionType(text.__code__.replace(), text.__globals__, text.__name__, text.__defaults__)
-    return torch.compile(
+    wrapper = torch.compile(
         copy,
+        backend=backend,
         fullgraph=True,
         dynamic=False,
         options={"guard_filter_fn": torch.compiler.skip_all_guards_unsafe},
     )
+    examples = [_example(a) if isinstance(a, Tensor) else a for a in args]
+    results = wrapper(*examples)
+    if len(calls) != 1:  # compiled by other means, or not at all (TORCHDYNAMO_DISABLE)
+        return wrapper
+    graph, given, returned = calls.pop()
+    inputs = [_find(x, examples) for x in given]
+    outputs = [_find(x, [*returned, *examples, None]) for x in results]
+    if -1 in inputs + outputs:
+        return wrapper
+
+    def kernel(*args: Any) -> Any:
+        returned = graph([args[i] for i in inputs])
+        pool = (*returned, *args, None)
+        return [pool[i] for i in outputs]
+
+    return kernel
+
+
+def _example(x: Tensor) -> Tensor:
+    return torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=x.device)
+
+
+def _find(x: Any, among: list[Any]) -> int:
+    """Where the object x itself is among others, -1 if nowhere."""
+    return next((i for i, other in enumerate(among) if other is x), -1)

@@ -39,9 +39,10 @@ Group: TypeAlias = dict[str, Any]
 ParamsT: TypeAlias = Iterable[Tensor] | Iterable[Group] | Iterable[tuple[str, Tensor]]
 StateDict: TypeAlias = dict[str, Any]
 
-BLOCK = 2**16
-"""Elements in a block of the foreach way on the CPU: 256 KiB an operand in float32, so that the
-four or five operands of an equation fit in the second-level caches of two cores."""
+BLOCK = 2**19
+"""Elements in a block of the foreach way on the CPU: 2 MiB an operand in float32. Of the blocks
+tried (2**16 to 2**20 on 2 cores with 1 MiB of second-level and 32 MiB of third-level cache) smaller
+ones spend their time on starting parallel loops, and larger ones gain nothing more."""
 
 # The valid range of an option, by name: an option means the same in every optimizer.
 _RANGES: dict[str, tuple[str, float, float]] = {
@@ -56,7 +57,10 @@ _RANGES: dict[str, tuple[str, float, float]] = {
 # Names that other libraries give to these options.
 _OTHER_NAMES = {"learning_rate": "lr", "l2": "weight_decay", "wd": "weight_decay", "epsilon": "eps"}
 
-_DTYPE = attrgetter("dtype")
+# What torch.optim itself keeps torch.compile out with; torch.compiler.disable would import Dynamo.
+_eager_only = torch._disable_dynamo  # type: ignore[attr-defined]
+
+_DTYPE, _LAYOUT = attrgetter("dtype"), attrgetter("layout")
 
 # Options that say how to run, not what to compute. A checkpoint without them (an older one, or one
 # of a torch class that lacks the option) leaves them as they are.
@@ -130,7 +134,7 @@ class Optimizer(torch.optim.Optimizer):
     """Options that older checkpoints lack, with what was done before there was the option."""
 
     counts_steps: ClassVar[bool] = True
-    """Whether ``state["step"]`` is kept. If not, ``t`` is 1 at the first step and 2 at any later."""
+    """Whether ``state["step"]`` is kept. If not, ``t`` is 1 at the first step and 2 after it."""
 
     sparse_message: ClassVar[str | None] = None
     """What to say to a sparse gradient; None where the equation takes it."""
@@ -143,17 +147,17 @@ class Optimizer(torch.optim.Optimizer):
     # ------------------------------------------------------------------ what a subclass states
 
     @staticmethod
-    def update(
-        theta: Operand, g: Operand, state: Mapping[str, Operand], t: Any, **options: Any
-    ) -> None:
+    def update(*operands: Any, **options: Any) -> None:
         """Change ``theta`` and ``state`` in place by one step: the equation of the paper.
 
-        Args:
-            theta: the parameter.
-            g: the gradient of what is to be minimized; not to be changed.
-            state: what :meth:`state_names` lists.
-            t: the number of this step, from 1; a float, or a 0-dim float64 tensor (capturable).
-            options: the options of the parameter group.
+        A subclass declares it as ``update(theta, g, state, t, *, lr, ..., **_)``, where
+
+        - ``theta`` is the parameter, an :data:`~scratch_optim.tensors.Operand`;
+        - ``g`` is the gradient of what is to be minimized, likewise; not to be changed;
+        - ``state`` maps what :meth:`state_names` lists to operands;
+        - ``t`` is the number of this step, from 1: a float, or a 0-dim float64 tensor under
+          ``capturable``;
+        - ``lr`` and so on are the options of the parameter group that the equation uses.
         """
         raise NotImplementedError
 
@@ -189,7 +193,7 @@ class Optimizer(torch.optim.Optimizer):
             if group.get("foreach"):
                 raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
 
-    @torch._disable_dynamo
+    @_eager_only
     def add_param_group(self, param_group: Group) -> None:
         """Add a group of parameters with options of its own.
 
@@ -220,13 +224,13 @@ class Optimizer(torch.optim.Optimizer):
 
     # ------------------------------------------------------------------ the step
 
-    @overload  # type: ignore[override]
+    @overload
     def step(self, closure: None = None) -> None: ...
 
     @overload
     def step(self, closure: Callable[[], float]) -> float: ...
 
-    @torch._disable_dynamo
+    @_eager_only
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """Update every parameter that has a gradient; the gradients stay as they are.
 
@@ -275,12 +279,12 @@ class Optimizer(torch.optim.Optimizer):
             steps += 1
             return steps[0].item()
         # On a device, reading the count would wait for it: where it can be known it is known here.
-        known = bucket.taken is not None and bucket.version == steps._version
+        known = bucket.taken if bucket.version == steps._version else None
         steps += 1 if found_inf is None else 1 - found_inf
         if options.get("capturable") or found_inf is not None:
             bucket.taken = None
             return steps[0].double()
-        bucket.taken = bucket.taken + 1 if known else steps[0].item()
+        bucket.taken = steps[0].item() if known is None else known + 1
         bucket.version = steps._version
         return bucket.taken
 
@@ -329,8 +333,8 @@ class Optimizer(torch.optim.Optimizer):
             bucket.calls[program] = self._calls(bucket, len(tape.scalars), *program)
         scalars = _stack(tape.scalars, bucket.device)
         pieces = bucket.cut(grads)
-        for kernel, at, arguments, gradients_at in bucket.calls[program]:
-            arguments = arguments.copy()  # noqa: PLW2901 - the kernel empties the list
+        for kernel, at, bound, gradients_at in bucket.calls[program]:
+            arguments = bound.copy()
             if kernel.scalars_at is not None:
                 arguments[kernel.scalars_at] = scalars
             if kernel.found_inf_at is not None:
@@ -396,21 +400,22 @@ class Optimizer(torch.optim.Optimizer):
         """Return all that a plan for ``group`` rests on, in a form that is quick to compare."""
         params = group["params"]
         present = [g for g in grads if g is not None]
+        layouts = list(map(_LAYOUT, present))
+        dense = layouts.count(torch.strided) == len(layouts)
         states = [state for state in map(self.state.get, params) if state]
-        names = self.state_names(group)
         signs = [
-            names,
             *[group.get(way) for way in _WAYS],
             _has_tensors(group),
             *map(id, params),
             *map(Tensor.data_ptr, params),
             *[g is None for g in grads],
             *map(_DTYPE, present),
-            *[None if g.is_sparse else g.stride() for g in present],
+            *(map(Tensor.stride, present) if dense else layouts),
         ]
-        for name in names:
+        for name in self.state_names(group):
             tensors = [state.get(name) for state in states]
-            signs += [None if x is None else x.is_sparse or x.data_ptr() for x in tensors]
+            signs.append(name)
+            signs += [x.data_ptr() if dense and x is not None else id(x) for x in tensors]
         if self.counts_steps:
             signs += [id(state.get("step")) for state in states]
         return signs
@@ -476,17 +481,23 @@ class Optimizer(torch.optim.Optimizer):
             # In half precision ATen's lists and loops round differently, and torch's default on
             # the CPU is the loop.
             foreach = group.get("fused") is None and not (on_cpu and _is_half(params[indices[0]]))
-        run, cut, wrap, share_out = self._eager, _whole, _alone, _each
+        run: Callable[..., None] = self._eager
+        cut: Callable[[list[Tensor]], list[Tensor]] = _whole
+        wrap: Callable[[list[Tensor]], Operand] = _alone
+        share_out = _each
         if group.get("differentiable"):
             run = self._differentiable
         elif dense and group.get("fused"):
-            # The kernel reads addresses: a gradient need not be made flat.
+            # Gradients need not be made flat: the kernel reads addresses.
             run, share_out = self._fused, _by_size
             indices = sorted(indices, key=lambda i: params[i].numel())
         elif dense and foreach and (group.get("capturable") or not _has_tensors(group)):
-            wrap, cut, share_out = (
-                (TensorList, _split, _by_block) if on_cpu else (TensorList, _whole, _all)
-            )
+            wrap, cut, share_out = TensorList, _whole, _all
+            if on_cpu:
+                # In half precision ATen rounds the last few elements of a loop otherwise than
+                # the rest, so that where a tensor is cut would show in the bits.
+                cut = _whole if _is_half(params[indices[0]]) else _split
+                share_out = _by_block
         elif group.get("capturable"):
             wrap = TensorList
         if params[indices[0]].is_complex():
@@ -538,7 +549,7 @@ class Optimizer(torch.optim.Optimizer):
                         device=p.device if on_device else "cpu",
                     )
 
-    @torch._disable_dynamo
+    @_eager_only
     def load_state_dict(self, state_dict: StateDict) -> None:
         """Take over a state dict of this class, or of torch's class of the same name.
 
@@ -711,10 +722,8 @@ def _whole(tensors: list[Tensor]) -> list[Tensor]:
 
 
 def _split(tensors: list[Tensor]) -> list[Tensor]:
-    """Cut dense tensors of more than a block into blocks."""
-    if all([x.numel() <= BLOCK for x in tensors]) or _is_half(tensors[0]):
-        # In half precision ATen rounds the last few elements of a loop otherwise than the rest,
-        # so that where a tensor is cut would show in the bits.
+    """Cut dense tensors of more than a block."""
+    if all([x.numel() <= BLOCK for x in tensors]):
         return tensors
     return [
         piece
@@ -751,8 +760,8 @@ def _by_block(sizes: list[int]) -> list[slice]:
 
 
 def _by_size(sizes: list[int]) -> list[slice]:
-    """Small ones, which come first, together, and each large one alone."""
-    small = sum(size < fused.LARGE for size in sizes)
+    """Each large one alone, and small ones, which come first, together."""
+    small = next((i for i, size in enumerate(sizes) if size >= fused.LARGE), len(sizes))
     together = [slice(i, min(i + fused.WIDTH, small)) for i in range(0, small, fused.WIDTH)]
     return together + [slice(i, i + 1) for i in range(small, len(sizes))]
 

@@ -27,6 +27,7 @@ whatever the dtype of the parameters. They are 0-dim tensors only where the user
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeAlias
 
 import torch
@@ -68,7 +69,7 @@ class TensorList:
         """Self + alpha other."""
         if isinstance(alpha, Tensor):
             other, alpha = other.mul(alpha), 1
-        return TensorList(torch._foreach_add(self.tensors, other.tensors, alpha=alpha))
+        return TensorList(list(torch._foreach_add(self.tensors, other.tensors, alpha=alpha)))
 
     def add_(self, other: Any, *, alpha: float | Tensor = 1) -> TensorList:
         """Self <- self + alpha other, a list or a number."""
@@ -202,14 +203,14 @@ class Recorder:
         self.index = index
 
     def __getattr__(self, name: str) -> Callable[..., Recorder]:
-        def method(*args: Any, **kwargs: Any) -> Recorder:
-            encode = self.tape.encode
-            positional = tuple([encode(a) for a in args])
-            named = tuple([(key, encode(a)) for key, a in kwargs.items()])
-            self.tape.operations.append((name, self.index, positional, named))
-            return self if name.endswith("_") else self.tape.operand()
+        return partial(self._record, name)
 
-        return method
+    def _record(self, name: str, *args: Any, **kwargs: Any) -> Recorder:
+        encode = self.tape.encode
+        positional = tuple([encode(a) for a in args])
+        named = tuple([(key, encode(a)) for key, a in kwargs.items()])
+        self.tape.operations.append((name, self.index, positional, named))
+        return self if name[-1] == "_" else self.tape.operand()
 
 
 def replay(
