@@ -41,9 +41,26 @@ def test_eager_ways_give_the_bits_of_torch(case, options, dtype, way, device):
 @each_eager_way
 @each_case
 def test_a_tensor_larger_than_a_block_gives_the_bits_of_torch(case, way):
-    shapes = ((3, 5), (2**20 + 77,), (1025, 1024), (7,))
+    shapes = ((3, 5), (2**20 + 77,), (260, 64, 9, 7), (7,))
     pair = Pair(case, case.typical | way, shapes=shapes)
     pair.step(3)
+    pair.check()
+
+
+@each_eager_way
+@each_dtype
+@each("options", "options")
+def test_gradients_laid_out_otherwise_than_a_convolution_give_the_bits_of_torch(
+    case, options, dtype, way
+):
+    """Contiguous gradients of a channels_last weight, among tensors that lie alike."""
+    shapes = ((4, 3, 3, 2), (5, 3), (7,))
+    pair = Pair(case, options | way, shapes=shapes, dtype=dtype)
+    for grads in gradients(shapes, dtype):
+        for optimizer, params in pair:
+            set_gradients(params, [g.clone() for g in grads])
+            optimizer.step()
+        pair.taken += 1
     pair.check()
 
 
@@ -237,7 +254,10 @@ def test_float32_stays_as_near_to_float64_as_its_rounding_allows(case, options):
         for i in range(20):
             # One magnitude: centered RMSprop takes the root of a difference that may cancel.
             grads = gradients()[(0, 3, 6, 9)[i % 4]]
-            set_gradients(params, [(g / g.abs().max().clamp_min(1e-9) if g.numel() else g).to(dtype) for g in grads])
+            set_gradients(
+                params,
+                [(g / g.abs().max().clamp_min(1e-9) if g.numel() else g).to(dtype) for g in grads],
+            )
             optimizer.step()
         results[dtype] = params
     for p, q in zip(results[torch.float32], results[torch.float64], strict=True):
@@ -249,7 +269,8 @@ def test_shapes_of_the_suite_cover_what_they_promise():
     assert {p.dim() for p in params} >= {0, 1, 2, 4}
     assert any(p.numel() == 0 for p in params)
     assert any(
-        p.dim() == 4 and p.is_contiguous(memory_format=torch.channels_last)
+        p.dim() == 4
+        and p.is_contiguous(memory_format=torch.channels_last)
         and not p.is_contiguous()
         for p in params
     )

@@ -1,0 +1,39 @@
+# make train: a ResNet on the embedded digits, logs and checkpoints under runs/
+# make test:  everything the tests need, then the tests
+# Both begin from a bare python3 with pip.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+ARGS ?=
+
+.PHONY: train test check docs-tables board benchmark clean
+
+train: $(VENV)/train
+	$(BIN)/python scripts/cifar10.py --log-dir runs/digits --checkpoint-dir runs/digits $(ARGS)
+
+test: $(VENV)/dev
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+# lint, format, types, and the tests that take longer
+check: $(VENV)/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -m slow $(ARGS)
+
+board: $(VENV)/train
+	$(BIN)/tensorboard --logdir runs
+
+benchmark: $(VENV)/dev
+	$(BIN)/python scripts/benchmark.py
+	$(BIN)/python scripts/tables.py
+
+$(VENV)/%: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[$*]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
