@@ -104,7 +104,7 @@ def backward(
     s: Tensor,
     of_batch: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """∂x, ∂γ and ∂β; μ and σ² are constants unless of_batch. No d_mu or d_s is one of zeros."""
+    """∂x, ∂γ and ∂β; μ and σ² are constants unless of_batch; a d_mu or d_s of None is zero."""
     x, d_y = X.to(accumulate_dtype(X)), d_y.to(accumulate_dtype(X))
     gamma_s = s if gamma is None else gamma * s
     centered = x - along(x, mu)
@@ -113,9 +113,10 @@ def backward(
     d_x = d_y * along(x, gamma_s)
     if of_batch:
         per_value = 1 / max(x.shape[0] * prod(x.shape[2:]), 1)
-        by_s = gamma_s * d_gamma if d_s is None else gamma_s * d_gamma + s * s * d_s
-        by_mu = -gamma_s * d_beta if d_mu is None else d_mu - gamma_s * d_beta
-        d_x = d_x - centered * along(x, s * by_s * per_value) + along(x, by_mu * per_value)
+        d_var = -0.5 * s * gamma_s * d_gamma
+        d_var = d_var if d_s is None else d_var - 0.5 * s * s * s * d_s
+        d_mu = -gamma_s * d_beta if d_mu is None else d_mu - gamma_s * d_beta
+        d_x = d_x + centered * along(x, d_var * (2 * per_value)) + along(x, d_mu * per_value)
     dtype = X.dtype if gamma is None else gamma.dtype
     return d_x.to(X.dtype), d_gamma.to(dtype), d_beta.to(dtype)
 
@@ -138,8 +139,8 @@ def accumulate_dtype(x: Tensor) -> torch.dtype:
 class BatchNormFunction(torch.autograd.Function):
     """The equations as one node of the graph. It saves x, γ, μ and s, as native does.
 
-    Called with (X, γ, β, None, None, ε) it returns (y, μ, s, m / (m - 1) σ²) of the batch; called with μ and
-    σ², which are constants then, it returns (y, s). X is (N, C, *) of at least three dimensions.
+    Called with (X, γ, β, None, None, ε) it returns (y, μ, s, m / (m - 1) σ²) of the batch; called
+    with μ and σ², which are constants then, (y, s). X is (N, C, *) of at least three dimensions.
     """
 
     generate_vmap_rule = True
@@ -218,10 +219,10 @@ class ForwardDifferentiable(BatchNormFunction):
 
 
 class Direct(ForwardDifferentiable):
-    """The same where no ``torch.func`` transform is at work.
+    """The same for where no transform of ``torch.func`` is at work.
 
-    They need ``setup_context``, for which torch inspects the signature of ``forward`` on every
-    call: 20 µs, as much as a native layer takes.
+    Those need a ``setup_context``, and where there is one torch inspects the signature of
+    ``forward`` on every call, which takes 20 µs, as much as all of a small native layer.
     """
 
     setup_context = torch.autograd.Function.setup_context
@@ -316,7 +317,7 @@ class _BatchNorm(nn.modules.batchnorm._BatchNorm):
         weight, bias, mean, var = self.weight, self.bias, self.running_mean, self.running_var
         of_batch = self.training or (mean is None and var is None)
         self._check(input, of_batch, running_mean=mean, running_var=var, weight=weight, bias=bias)
-        function = Direct
+        function: type[BatchNormFunction] = Direct
         if torch.compiler.is_compiling():
             function = BatchNormFunction
         elif torch._C._are_functorch_transforms_active():

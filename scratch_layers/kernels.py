@@ -123,9 +123,11 @@ def _compile(text: Callable[..., Any], *args: Any) -> Callable[..., Any]:
     )
     examples = [_example(a) if isinstance(a, Tensor) else a for a in args]
     results = wrapper(*examples)
-    if len(calls) != 1:  # compiled by other means, or not at all (TORCHDYNAMO_DISABLE)
+    if len(calls) != 1:  # not compiled at all (TORCHDYNAMO_DISABLE)
         return wrapper
-    graph, given, returned = calls.pop()
+    compiled, given, returned = calls.pop()
+    # without its bookkeeping for profiler and autotuner, which costs as much as a small kernel
+    graph = getattr(compiled, "current_callable", compiled)
     inputs = [_find(x, examples) for x in given]
     outputs = [_find(x, [*returned, *examples, None]) for x in results]
     if -1 in inputs + outputs:

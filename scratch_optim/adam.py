@@ -114,6 +114,7 @@ class Adam(Optimizer):
         g: Operand,
         state: Mapping[str, Operand],
         t: Any,
+        /,
         *,
         lr: float,
         betas: tuple[float, float],

@@ -136,6 +136,9 @@ class Optimizer(torch.optim.Optimizer):
     counts_steps: ClassVar[bool] = True
     """Whether ``state["step"]`` is kept. If not, ``t`` is 1 at the first step and 2 after it."""
 
+    real_view: ClassVar[bool] = True
+    """Whether a complex parameter is updated as a real one with a last dimension of 2."""
+
     sparse_message: ClassVar[str | None] = None
     """What to say to a sparse gradient; None where the equation takes it."""
 
@@ -150,7 +153,7 @@ class Optimizer(torch.optim.Optimizer):
     def update(*operands: Any, **options: Any) -> None:
         """Change ``theta`` and ``state`` in place by one step: the equation of the paper.
 
-        A subclass declares it as ``update(theta, g, state, t, *, lr, ..., **_)``, where
+        A subclass declares it as ``update(theta, g, state, t, /, *, lr, ..., **_)``, where
 
         - ``theta`` is the parameter, an :data:`~scratch_optim.tensors.Operand`;
         - ``g`` is the gradient of what is to be minimized, likewise; not to be changed;
@@ -255,13 +258,10 @@ class Optimizer(torch.optim.Optimizer):
             if found_inf.item():
                 return loss
             found_inf = None
-        with torch.set_grad_enabled(self.defaults["differentiable"]):
+        with torch.set_grad_enabled(bool(self.defaults.get("differentiable"))):
             plans = [self._plan(group) for group in self.param_groups]
             for group, (plan, grads) in zip(self.param_groups, plans, strict=True):
-                options = {
-                    name: value.squeeze() if isinstance(value, Tensor) else value
-                    for name, value in group.items()
-                }
+                options = {name: _scalar(value) for name, value in group.items()}
                 for bucket in plan.buckets:
                     t = self._count(bucket, options, found_inf)
                     bucket.run(bucket, [grads[i] for i in bucket.indices], t, options, found_inf)
@@ -291,13 +291,21 @@ class Optimizer(torch.optim.Optimizer):
     # ------------------------------------------------------------------ the four ways
 
     def _eager(
-        self, bucket: _Bucket, grads: list[Tensor], t: Any, options: Group, _: Tensor | None
+        self,
+        bucket: _Bucket,
+        grads: list[Tensor],
+        t: Any,
+        options: Group,
+        found_inf: Tensor | None,
     ) -> None:
         """For-loop and foreach: they differ in what ``bucket.wrap`` makes of a block."""
-        if "betas" in options and isinstance(options["betas"][0], Tensor):
-            # lerp_ wants a weight of its own dtype: https://github.com/pytorch/pytorch/issues/140601
-            beta1, beta2 = options["betas"]
-            options = {**options, "betas": (beta1.to(bucket.device, bucket.dtype), beta2)}
+        if found_inf is not None and found_inf.item():
+            return
+        betas = options.get("betas")
+        if betas and isinstance(betas[0], Tensor) and betas[0].dtype != bucket.dtype:
+            # lerp_ wants a weight of its own dtype (pytorch/pytorch#140601). Torch casts beta1,
+            # and in bfloat16 0.999 becomes 1; as numbers they are exact.
+            options = {**options, "betas": tuple(map(float, betas))}
         pieces = bucket.cut(grads)
         grad_scale = getattr(self, "grad_scale", None)
         for at, theta, state in bucket.operands:
@@ -361,7 +369,7 @@ class Optimizer(torch.optim.Optimizer):
                 scalars=scalars,
                 dtype=params[0].dtype,
                 device=bucket.device,
-                width=fused.WIDTH if small or not params[0].is_cpu else 1,
+                width=fused.WIDTH if small else 1,
                 skippable=skippable,
                 threads=1 if small else threads,
             )
@@ -379,7 +387,7 @@ class Optimizer(torch.optim.Optimizer):
     ) -> None:
         if grad_scale is not None:
             g = g.div(grad_scale)
-        if options["maximize"]:
+        if options.get("maximize"):
             g = g.neg()
         self.update(theta, g, state, t, **options)
 
@@ -415,7 +423,8 @@ class Optimizer(torch.optim.Optimizer):
         for name in self.state_names(group):
             tensors = [state.get(name) for state in states]
             signs.append(name)
-            signs += [x.data_ptr() if dense and x is not None else id(x) for x in tensors]
+            signs += map(id, tensors)
+            signs += [x.data_ptr() if dense and x is not None else None for x in tensors]
         if self.counts_steps:
             signs += [id(state.get("step")) for state in states]
         return signs
@@ -425,18 +434,21 @@ class Optimizer(torch.optim.Optimizer):
         updated = [i for i, g in enumerate(grads) if g is not None]
         for i in updated:
             self._check_gradient(group, params[i], grads[i])
+        distinct = {id(params[i]): params[i] for i in updated}
+        started = {key: self._start(p, group) for key, p in distinct.items()}
+        repeated = len(started) < len(updated)  # torch warns of it, and updates them in turn
         alike: dict[Any, list[int]] = defaultdict(list)
         for i in updated:
             p = params[i]
-            first = self._start(p, group)
             state = self.state[p]
             tensors = [p, grads[i], *[state[name] for name in self.state_names(group)]]
             step = state["step"] if self.counts_steps else None
             count = None if step is None else (step.device, step.dtype, step.item())
-            alike[p.device, p.dtype, _lie_alike(tensors), first, count].append(i)
+            kind = (_layout(tensors), started[id(p)])
+            alike[kind, p.device, p.dtype, count, i if repeated else None].append(i)
         buckets = [
-            self._bucket(group, indices, dense=key[2], first=key[3])
-            for key, indices in alike.items()
+            self._bucket(group, indices, layout=kind[0], first=kind[1])
+            for (kind, *_), indices in alike.items()
         ]
         held = [params[:], [list(self.state[params[i]].values()) for i in updated]]
         return _Plan(self._signs(group, grads), buckets, held)
@@ -444,7 +456,7 @@ class Optimizer(torch.optim.Optimizer):
     def _check_gradient(self, group: Group, p: Tensor, g: Tensor | None) -> None:
         if g is not None and g.is_sparse and self.sparse_message:
             raise RuntimeError(self.sparse_message)
-        if group.get("capturable"):
+        if group.get("capturable") and not group.get("fused"):
             devices = _get_capturable_supported_devices()
             if p.device.type not in devices:
                 raise AssertionError(
@@ -472,7 +484,7 @@ class Optimizer(torch.optim.Optimizer):
             state.update({name: fresh[name] for name in missing})
         return bool(missing)
 
-    def _bucket(self, group: Group, indices: list[int], *, dense: bool, first: bool) -> _Bucket:
+    def _bucket(self, group: Group, indices: list[int], *, layout: str, first: bool) -> _Bucket:
         """Decide how to update ``group["params"][i] for i in indices``, and prepare it."""
         params: list[Tensor] = group["params"]
         on_cpu = params[indices[0]].is_cpu
@@ -487,20 +499,20 @@ class Optimizer(torch.optim.Optimizer):
         share_out = _each
         if group.get("differentiable"):
             run = self._differentiable
-        elif dense and group.get("fused"):
+        elif layout == "dense" and group.get("fused"):
             # Gradients need not be made flat: the kernel reads addresses.
             run, share_out = self._fused, _by_size
             indices = sorted(indices, key=lambda i: params[i].numel())
-        elif dense and foreach and (group.get("capturable") or not _has_tensors(group)):
+        elif layout and foreach and (group.get("capturable") or not _has_tensors(group)):
             wrap, cut, share_out = TensorList, _whole, _all
-            if on_cpu:
+            if on_cpu and layout == "dense":
                 # In half precision ATen rounds the last few elements of a loop otherwise than
                 # the rest, so that where a tensor is cut would show in the bits.
                 cut = _whole if _is_half(params[indices[0]]) else _split
                 share_out = _by_block
         elif group.get("capturable"):
             wrap = TensorList
-        if params[indices[0]].is_complex():
+        if params[indices[0]].is_complex() and (self.real_view or run == self._fused):
             cut = _real(cut)
 
         names = self.state_names(group)
@@ -517,10 +529,12 @@ class Optimizer(torch.optim.Optimizer):
         ]
         steps = None
         if self.counts_steps:
-            # One vector for all counts: one operation counts, one look reads.
-            steps = torch.stack([state["step"] for state in states])
-            for state, step in zip(states, steps.unbind(), strict=True):
-                state["step"] = step
+            steps = states[0]["step"].view(1)
+            if len(states) > 1:
+                # One vector for all counts: one operation counts, one look reads.
+                steps = torch.stack([state["step"] for state in states])
+                for state, step in zip(states, steps.unbind(), strict=True):
+                    state["step"] = step
         p = thetas[0]
         return _Bucket(
             indices, run, cut, wrap, blocks, operands, steps, first, dtype=p.dtype, device=p.device
@@ -628,7 +642,14 @@ class Optimizer(torch.optim.Optimizer):
             )
         for name in names:
             value = saved.get(name)
-            if isinstance(value, Tensor) and value.shape != p.shape:
+            if value is None and name not in needed:
+                continue
+            if not isinstance(value, Tensor):
+                raise ValueError(
+                    f"the loaded state {name!r} of parameter {key} is no tensor but {value!r}; "
+                    "the state dict is damaged"
+                )
+            if value.shape != p.shape:
                 raise ValueError(
                     f"the loaded state {name!r} of parameter {key} has the shape "
                     f"{tuple(value.shape)}, but the parameter has {tuple(p.shape)}. Were the "
@@ -656,6 +677,13 @@ def _check_betas(betas: Any) -> None:
             raise ValueError(f"Invalid beta parameter at index {i}: {beta}")
     if not (all(isinstance(b, float) for b in betas) or all(isinstance(b, Tensor) for b in betas)):
         raise ValueError("betas must be either both floats or both Tensors")
+
+
+def _scalar(value: Any) -> Any:
+    """Return a 1-element tensor, or each of a tuple, as a 0-dim one; anything else as it is."""
+    if isinstance(value, tuple):
+        return tuple([_scalar(x) for x in value])
+    return value.squeeze() if isinstance(value, Tensor) else value
 
 
 def _has_tensors(options: Group) -> bool:
@@ -689,25 +717,25 @@ def _in_step(plan: _Plan) -> bool:
     return True
 
 
-def _lie_alike(tensors: list[Any]) -> bool:
-    """Whether all fill a piece of memory without gaps, with their elements in the same order."""
+def _layout(tensors: list[Any]) -> str:
+    """Return how a parameter, its gradient and its state lie in memory.
+
+    "dense": all fill a piece without gaps, with their elements in the same order, and so can be
+    read as 1-D. "strided": lists of them can be operated on. "": one after the other.
+    """
     p = tensors[0]
-    if any(
-        type(x) not in (Tensor, torch.nn.Parameter)
-        or x.is_sparse
-        or (x.dtype, x.device, x.shape) != (p.dtype, p.device, p.shape)
-        for x in tensors
-    ):
-        return False
+    if any(type(x) not in (Tensor, torch.nn.Parameter) or x.is_sparse for x in tensors):
+        return ""
     # The stride of a dimension of one element means nothing.
     strides = [[s for s, n in zip(x.stride(), x.shape, strict=True) if n > 1] for x in tensors]
-    sizes = [n for n in p.shape if n > 1]
     expected = 1
-    for stride, size in sorted(zip(strides[0], sizes, strict=True)):
+    for stride, size in sorted(zip(strides[0], [n for n in p.shape if n > 1], strict=True)):
         if stride != expected:
-            return False
+            return "strided"
         expected *= size
-    return all(s == strides[0] for s in strides)
+    kinds = [(x.dtype, x.device, x.shape) for x in tensors]
+    alike = all(s == strides[0] for s in strides) and all(kind == kinds[0] for kind in kinds)
+    return "dense" if alike else "strided"
 
 
 def _is_half(x: Tensor) -> bool:

@@ -95,6 +95,7 @@ class RMSprop(Optimizer):
         g: Operand,
         state: Mapping[str, Operand],
         t: Any,
+        /,
         *,
         lr: float,
         alpha: float,

@@ -51,6 +51,7 @@ class SGD(Optimizer):
 
     older_options = {"maximize": False, "nesterov": False}  # noqa: RUF012
     counts_steps = False
+    real_view = False
 
     def __init__(
         self,
@@ -99,6 +100,7 @@ class SGD(Optimizer):
         g: Operand,
         state: Mapping[str, Operand],
         t: Any,
+        /,
         *,
         lr: float,
         momentum: float,

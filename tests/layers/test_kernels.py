@@ -1,5 +1,7 @@
 """Compiled kernels: the same results, one compilation for each signature, no way back to eager."""
 
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -7,6 +9,7 @@ from torch._dynamo.utils import counters
 
 import scratch_layers
 from scratch_layers import kernels
+from scratch_layers.batchnorm import Direct
 from scratch_layers.resnet import resnet18
 
 
@@ -106,6 +109,49 @@ def test_a_kernel_never_recompiles_even_where_dynamo_would():
                 layer(x.requires_grad_())
     assert len(kernels._kernels) == 4
     assert counters["stats"]["unique_graphs"] == 4
+
+
+def text(x, y, w):
+    return x - 2 * y, None, y, w
+
+
+def test_a_kernel_tells_apart_what_coincided_when_it_was_compiled():
+    x, y = torch.randn(2, 3)
+    empty = torch.empty(0, 3)
+    with scratch_layers.compile_kernels(), torch.no_grad():
+        for args in ((x, x, None), (x, y, None), (empty, empty[:], x), (empty, empty[:], y)):
+            results, expected = kernels.run(text, *args), text(*args)
+            torch.testing.assert_close(results[0], expected[0], rtol=0, atol=0)
+            assert all(a is b for a, b in zip(results[1:], expected[1:], strict=True))
+    assert len(kernels._kernels) == 2
+
+
+def test_a_kernel_is_called_without_dynamo():
+    files = set()
+    x, layer = torch.randn(4, 3, 2, 2, requires_grad=True), scratch_layers.BatchNorm2d(3)
+    with scratch_layers.compile_kernels():
+        layer(x).sum().backward()
+        sys.setprofile(lambda frame, *_: files.add(frame.f_code.co_filename))
+        layer(x).sum().backward()
+        sys.setprofile(None)
+    assert any("_inductor" in file for file in files)
+    assert not any("eval_frame" in file or "_functorch" in file for file in files)
+
+
+def test_evaluation_and_derivatives_by_the_statistics_agree_with_eager():
+    torch.manual_seed(0)
+    x, gamma, beta, d_y = torch.randn(4, 4, 3, 5, dtype=torch.float64).unbind()
+    gamma, beta = gamma[0, :, 0].contiguous(), beta[0, :, 0].contiguous()
+    layer = scratch_layers.BatchNorm1d(3, dtype=torch.float64).eval()
+    results = []
+    for compiled in (False, True):
+        leaves = [t.clone().requires_grad_() for t in (x, gamma, beta)]
+        with scratch_layers.compile_kernels(compiled):
+            y, mu, s, _ = Direct.apply(*leaves, None, None, 1e-5)
+            all_three = torch.autograd.grad([y, mu, s], leaves, [d_y, beta, gamma], True)
+            only_s = torch.autograd.grad(s, leaves[0], gamma)
+            results.append((y, mu, s, all_three, only_s, step(layer, x, d_y)))
+    torch.testing.assert_close(results[1], results[0])
 
 
 def test_texts_run_eagerly_where_single_operations_are_watched():

@@ -30,7 +30,8 @@ PER_STEP = 4
 Kernels round in other places: torch's C++ multiplies and adds in two roundings where the compiler
 contracts into one, and divides by a product where the equation divides twice. An equation has at
 most 8 roundings that can differ, of half an epsilon each: 4 epsilons a step, and errors of steps
-add up at worst. (Measured over all options, 20 steps: at most 3.9 epsilons in all in float32.)
+add up at worst. (Measured on the combinations of the default suite: at most 2.1 epsilons a step,
+and after 100 steps 3.9 in all in float32, 5.3 in bfloat16 against the loop.)
 """
 
 HALF_STEP = 1.0

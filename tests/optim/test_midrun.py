@@ -261,7 +261,6 @@ def test_an_option_that_needs_one_more_state_switched_on_in_mid_run(name, option
     except KeyError:
         # torch cannot: give it the zeros that ours starts from, and it must go the same way.
         missing = case.states(options | change) - case.states(options)
-        torchs = pair.optimizers[1]
         pair = Pair(case, options | way)
         pair.step(3)
         pair.do(lambda optimizer, _: optimizer.param_groups[0].update(change))

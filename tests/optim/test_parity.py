@@ -8,6 +8,7 @@ import pytest
 import torch
 from cases import (
     CASES,
+    SGD,
     SHAPES,
     Pair,
     assert_same_bits,
@@ -77,6 +78,10 @@ def test_many_tensors_that_fill_several_blocks_give_the_bits_of_torch(case, way)
 @each("options", "options")
 def test_complex_parameters_give_the_bits_of_torch(case, options, way):
     pair = Pair(case, options | way, dtype=torch.complex64, shapes=((4, 3), (), (0,), (17,)))
+    if case is not SGD:
+        # Torch's loop adds a coupled weight decay in complex arithmetic, its foreach in real. Here
+        # every way does it in real, so that they are equal; foreach is what all are compared with.
+        pair.optimizers[1].param_groups[0]["foreach"] = True
     pair.step(20)
     pair.check()
 
@@ -85,7 +90,7 @@ def test_complex_parameters_give_the_bits_of_torch(case, options, way):
 @each_case
 def test_groups_of_mixed_dtypes_give_the_bits_of_torch(case, way):
     def run(kind):
-        dtypes = (torch.float32, torch.float64, torch.float32, torch.complex64, torch.bfloat16)
+        dtypes = (torch.float32, torch.float64, torch.float32, torch.bfloat16)
         shapes = (((3, 2), (5,)),) * len(dtypes)
         params = [p for s, d in zip(shapes, dtypes, strict=True) for p in parameters(s, d)]
         optimizer = kind(params, **case.typical, **way)
@@ -106,6 +111,10 @@ def test_groups_of_mixed_dtypes_give_the_bits_of_torch(case, way):
 @each("tensor_options", "options")
 def test_options_that_are_tensors_give_the_bits_of_torch(case, options, way, dtype):
     pair = Pair(case, case.typical | options | way, dtype=dtype)
+    if dtype != torch.float32 and "betas" in options:
+        # Torch rounds beta1 to the dtype of the parameters, in bfloat16 0.999 to 1, at which
+        # nothing is learned. Here tensors of another dtype count as the numbers they hold.
+        pair.optimizers[1].param_groups[0]["betas"] = tuple(map(float, options["betas"]))
     pair.step(30)
     pair.check()
 

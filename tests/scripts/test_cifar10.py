@@ -9,9 +9,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import cifar10
 import pytest
 import torch
+
+import cifar10
 from training import options
 from training.checkpoint import load
 from training.options import Config, make_config, parse

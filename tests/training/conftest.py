@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
+
 from training import data, recipes
 from training.data import CIFAR10_CLASSES, Data, Split
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from training.augment import augment, crop, cutout, flip
 
 shapes = st.tuples(st.integers(1, 9), st.sampled_from([1, 3]), st.integers(4, 9), st.integers(4, 9))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from training import checkpoint
 from training.checkpoint import Run, find, load, save, write_atomically
 from training.errors import UsageError

@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from torchvision.datasets import CIFAR10
+
 from training import data
 from training.data import CIFAR10_CLASSES, read_tree, split_indices
 from training.errors import UsageError

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+
 from training import loop
 from training.checkpoint import load
 from training.errors import DivergedError, InterruptedRunError, UsageError

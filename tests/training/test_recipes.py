@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+
 from training.errors import UsageError
 from training.options import OPTIMIZERS, SCHEDULES, Config, make_config
 from training.recipes import build_model, build_optimizer, build_schedule

@@ -11,11 +11,11 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import plugin_data_pb2
+
+from tests.training.test_loop import PowerCutError, at_step, config, power_cut, resumed
 from training.checkpoint import load
 from training.loop import train
 from training.tensorboard import Board, confusion, draw_confusion, draw_mistakes
-
-from tests.training.test_loop import PowerCutError, at_step, config, power_cut, resumed
 
 CLASSES = ("class0", "class1", "class2")
 
@@ -39,9 +39,8 @@ def record(tmp_path_factory):
     """One run of 3 epochs of 6 steps; its folder, its result, its events."""
     folder = tmp_path_factory.mktemp("run")
     with pytest.MonkeyPatch.context() as patch:
-        from training import recipes
-
         from tests.training.conftest import TinyNet, tiny_data
+        from training import recipes
 
         patch.setattr("training.loop.load_data", lambda *args: tiny_data())
         patch.setattr(recipes, "build_model", lambda c, k, n: TinyNet(k, n, c.dropout))
@@ -213,9 +212,8 @@ def test_what_is_logged_does_not_change_what_is_learned(tmp_path):
 
 
 def test_update_ratio_is_the_length_of_the_change_by_that_of_the_weights(tmp_path, monkeypatch):
-    from training import loop, recipes
-
     from tests.training.conftest import TinyNet, tiny_data
+    from training import loop, recipes
 
     net = TinyNet(3, 1, 0.0)
     monkeypatch.setattr("training.loop.load_data", lambda *args: tiny_data())
