@@ -127,12 +127,11 @@ def runs() -> str:
                 str(run["epochs"]),
                 f"**{run['test_accuracy']:.2%}**",
                 f"{run['train_seconds']:.0f} s",
-                f"{run['images_per_second']:.0f}",
+                run["versions"]["device"],
             ]
         )
-    header = ["data", "model", "layers / optimizer", "seed", "epochs", "test accuracy", "training",
-              "images/s"]  # fmt: skip
-    return markdown(header, lines)
+    header = ["data", "model", "layers / optimizer", "seed", "epochs", "test accuracy", "training"]
+    return markdown([*header, "on"], lines)
 
 
 def adam() -> str:
