@@ -122,7 +122,8 @@ def runs() -> str:
             [
                 config["dataset"] if config["dataset"] == "digits" else "CIFAR-10 (JPEG q75)",
                 f"{config['model']}, {config['optimizer']}",
-                f"{config['layers']} / {config['optim']}",
+                f"{config['layers']}{', compiled' if config['kernels'] == 'compiled' else ''}"
+                f" / {config['optim']}{', fused' if config['fused'] else ''}",
                 str(config["seed"]),
                 str(run["epochs"]),
                 f"**{run['test_accuracy']:.2%}**",

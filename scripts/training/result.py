@@ -69,7 +69,7 @@ def versions(device: torch.device) -> dict[str, str]:
         found["cuda"] = str(torch.version.cuda)
         found["cudnn"] = str(torch.backends.cudnn.version())
     else:
-        found["device"] = f"{platform.machine()}, {torch.get_num_threads()} threads"
+        found["device"] = f"{platform.machine()}, threads: {torch.get_num_threads()}"
         found["cpu capability"] = torch.backends.cpu.get_cpu_capability()
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
