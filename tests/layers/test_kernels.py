@@ -127,14 +127,15 @@ def test_a_kernel_tells_apart_what_coincided_when_it_was_compiled():
 
 
 def test_a_kernel_is_called_without_dynamo():
-    files = set()
+    calls = []
     x, layer = torch.randn(4, 3, 2, 2, requires_grad=True), scratch_layers.BatchNorm2d(3)
     with scratch_layers.compile_kernels():
         layer(x).sum().backward()
-        sys.setprofile(lambda frame, *_: files.add(frame.f_code.co_filename))
+        sys.setprofile(lambda frame, event, _: event == "call" and calls.append(frame.f_code))
         layer(x).sum().backward()
         sys.setprofile(None)
-    assert any("_inductor" in file for file in files)
+    files = [code.co_filename for code in calls]
+    assert [code.co_name for code in calls].count("kernel") == 2, "one forward, one backward"
     assert not any("eval_frame" in file or "_functorch" in file for file in files)
 
 
