@@ -418,7 +418,11 @@ class Optimizer(torch.optim.Optimizer):
             *map(Tensor.data_ptr, params),
             *[g is None for g in grads],
             *map(_DTYPE, present),
-            *(map(Tensor.stride, present) if dense else layouts),
+            *(
+                map(Tensor.stride, present)
+                if dense
+                else [g.layout if g.is_sparse else g.stride() for g in present]
+            ),
         ]
         for name in self.state_names(group):
             tensors = [state.get(name) for state in states]
@@ -473,11 +477,7 @@ class Optimizer(torch.optim.Optimizer):
         """Give a parameter what is missing of its state; return whether anything was."""
         state = self.state[p]
         if self.counts_steps and "step" not in state:
-            fused_ = bool(group.get("fused"))
-            on_device = fused_ or group.get("capturable")
-            state["step"] = torch.zeros(
-                (), dtype=_step_dtype(fused_), device=p.device if on_device else "cpu"
-            )
+            state["step"] = _step_count(0.0, p, group)
         missing = [name for name in self.state_names(group) if state.get(name) is None]
         if missing:
             fresh = self.new_state(p, group)
@@ -555,13 +555,7 @@ class Optimizer(torch.optim.Optimizer):
             for p in group["params"]:
                 own = self.state.get(p)
                 if own and "step" in own and not isinstance(own["step"], Tensor):
-                    fused_ = bool(group.get("fused"))
-                    on_device = fused_ or group.get("capturable")
-                    own["step"] = torch.tensor(
-                        float(own["step"]),
-                        dtype=_step_dtype(fused_),
-                        device=p.device if on_device else "cpu",
-                    )
+                    own["step"] = _step_count(float(own["step"]), p, group)
 
     @_eager_only
     def load_state_dict(self, state_dict: StateDict) -> None:
@@ -702,9 +696,16 @@ def _stack(scalars: list[float | Tensor], device: torch.device) -> Tensor:
     return torch.stack([torch.as_tensor(x, dtype=torch.float64, device=device) for x in scalars])
 
 
-def _step_dtype(fused: bool) -> torch.dtype:
-    double = torch.get_default_dtype() == torch.float64 and not fused
-    return torch.float64 if double else torch.float32
+def _step_count(count: float, p: Tensor, group: Group) -> Tensor:
+    """Return a step count in the dtype and on the device where torch keeps it."""
+    fused_ = bool(group.get("fused"))
+    double = torch.get_default_dtype() == torch.float64 and not fused_
+    on_device = fused_ or group.get("capturable")
+    return torch.tensor(
+        count,
+        dtype=torch.float64 if double else torch.float32,
+        device=p.device if on_device else "cpu",
+    )
 
 
 def _in_step(plan: _Plan) -> bool:

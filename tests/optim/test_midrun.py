@@ -21,6 +21,8 @@ from cases import (
     set_gradients,
 )
 
+import scratch_optim
+
 SQUARE = ((4, 4), (4, 4), (6,), (3, 2, 2, 2))
 
 
@@ -675,3 +677,18 @@ def test_the_options_a_caller_passed_stay_the_callers(case):
     optimizer.step()
     optimizer.param_groups[0]["lr"] = 7.0
     assert optimizer.defaults == defaults
+
+
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks")
+def test_a_gradient_laid_out_anew_is_noticed_beside_a_sparse_one():
+    def run(**way):
+        table, weight = parameters(((5, 2), (4, 6)))
+        optimizer = scratch_optim.SGD([table, weight], lr=0.1, momentum=0.9, **way)
+        for step in range(4):
+            table.grad = torch.ones(5, 2).to_sparse(1)
+            g = torch.arange(24.0).view(4, 6) - step
+            weight.grad = g if step < 2 else g.t().contiguous().t()
+            optimizer.step()
+        return weight
+
+    torch.testing.assert_close(run(fused=True), run(foreach=False))
