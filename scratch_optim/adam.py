@@ -96,6 +96,9 @@ class Adam(Optimizer):
     def check_group(self, group: Group) -> None:
         """Raise if an option is not valid, or a tensor where lists of parameters take none."""
         super().check_group(group)
+        kinds = {isinstance(beta, Tensor) or type(beta) for beta in group["betas"]}
+        if kinds not in ({True}, {float}):
+            raise ValueError("betas must be either both floats or both Tensors")
         if group["foreach"] and not group["capturable"]:
             betas = {f"betas[{i}]": beta for i, beta in enumerate(group["betas"])}
             for name, value in {"lr": group["lr"], **betas}.items():
@@ -104,7 +107,7 @@ class Adam(Optimizer):
                         f"{name} as a Tensor is not supported for capturable=False and foreach=True"
                     )
 
-    def state_names(self, group: Group) -> tuple[str, ...]:
+    def state_names(self, group: Group, p: Tensor) -> tuple[str, ...]:
         """Return the names of m, v and, for AMSGrad, the largest v."""
         return ("exp_avg", "exp_avg_sq", *(("max_exp_avg_sq",) if group["amsgrad"] else ()))
 

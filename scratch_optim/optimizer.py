@@ -1,7 +1,8 @@
 """The base class: parameter groups, state, and the four ways to run one equation.
 
 A subclass states three things: its options (``__init__``), what it remembers of each parameter
-(:meth:`Optimizer.state_names`) and its equation (:meth:`Optimizer.update`). The rest is here:
+(:meth:`Optimizer.state_names`, and :meth:`Optimizer.scalar_state` if there are numbers beside the
+step count) and its equation (:meth:`Optimizer.update`). The rest is here:
 
 ==============  ===================================================================================
 for-loop        the equation on one parameter after the other; what every other way must equal
@@ -22,7 +23,7 @@ import copy
 import difflib
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from numbers import Real
 from operator import attrgetter
@@ -44,14 +45,19 @@ BLOCK = 2**19
 tried (2**16 to 2**20 on 2 cores with 1 MiB of second-level and 32 MiB of third-level cache) smaller
 ones spend their time on starting parallel loops, and larger ones gain nothing more."""
 
-# The valid range of an option, by name: an option means the same in every optimizer.
+# What to say of an option out of its range, and the range, by name: an option means the same in
+# every optimizer.
 _RANGES: dict[str, tuple[str, float, float]] = {
-    "lr": ("learning rate", 0, math.inf),
-    "eps": ("epsilon value", 0, math.inf),
-    "weight_decay": ("weight_decay value", 0, math.inf),
-    "momentum": ("momentum value", 0, math.inf),
-    "dampening": ("dampening value", -math.inf, math.inf),
-    "alpha": ("alpha value", 0, 1),
+    "lr": ("Invalid learning rate: {}", 0, math.inf),
+    "eps": ("Invalid epsilon value: {}", 0, math.inf),
+    "weight_decay": ("Invalid weight_decay value: {}", 0, math.inf),
+    "momentum": ("Invalid momentum value: {}", 0, math.inf),
+    "dampening": ("Invalid dampening value: {}", -math.inf, math.inf),
+    "alpha": ("Invalid alpha value: {}", 0, 1),
+    "rho": ("Invalid rho value: {}", 0, 1),
+    "lr_decay": ("Invalid lr_decay value: {}", 0, math.inf),
+    "momentum_decay": ("Invalid momentum_decay value: {}", 0, math.inf),
+    "initial_accumulator_value": ("Invalid initial_accumulator_value value: {}", 0, math.inf),
 }
 
 # Names that other libraries give to these options.
@@ -87,16 +93,21 @@ class _Bucket:
     """For each call: where its pieces stand among all, those of the parameters, of the states."""
     operands: list[tuple[slice, Operand, dict[str, Operand]]]
     """The same as operands of the equation."""
-    steps: Tensor | None
-    """Their step counts, one vector; ``state["step"]`` are views of its elements."""
+    scalars: dict[str, Tensor]
+    """Their scalar states, such as the step count, as vectors: ``state["step"]`` is a view of an
+    element. In a bucket all elements of a vector are equal."""
+    by_address: bool
+    """Whether views of parameters and states were taken, or their addresses are going to be."""
     first: bool
     """Whether this is their first step."""
+    kind: Hashable
+    """What the equation must know of all of them."""
     dtype: torch.dtype
     device: torch.device
     taken: float | None = None
     """The step count, as far as it is known without reading it from the device, and the version"""
     version: int = -1
-    """of ``steps`` for which that is so."""
+    """of its vector for which that is so."""
     calls: dict[Any, list[Any]] = field(default_factory=dict)
     """Compiled kernels with their arguments, by what they compute."""
 
@@ -133,14 +144,24 @@ class Optimizer(torch.optim.Optimizer):
     older_options: ClassVar[dict[str, Any]] = {"maximize": False}
     """Options that older checkpoints lack, with what was done before there was the option."""
 
-    counts_steps: ClassVar[bool] = True
-    """Whether ``state["step"]`` is kept. If not, ``t`` is 1 at the first step and 2 after it."""
+    ranges: ClassVar[dict[str, tuple[str, float, float]]] = {}
+    """What to say of an option out of its range, and the range, where other optimizers with an
+    option of that name differ or do not exist."""
+
+    elementwise: ClassVar[bool] = True
+    """Whether the equation may be computed on any piece of a parameter. If not, on whole ones."""
+
+    takes_lists: ClassVar[bool] = True
+    """Whether the equation takes lists of parameters. If not, ``foreach`` changes nothing."""
 
     real_view: ClassVar[bool] = True
     """Whether a complex parameter is updated as a real one with a last dimension of 2."""
 
     sparse_message: ClassVar[str | None] = None
-    """What to say to a sparse gradient; None where the equation takes it."""
+    """What to say to a sparse gradient; None where it is taken."""
+
+    sparse_entries: ClassVar[bool] = False
+    """Whether a sparse gradient updates the entries that it names, and leaves all others."""
 
     def __init__(self, params: ParamsT, defaults: dict[str, Any]) -> None:
         self._plans: dict[int, _Plan] = {}
@@ -157,23 +178,57 @@ class Optimizer(torch.optim.Optimizer):
 
         - ``theta`` is the parameter, an :data:`~scratch_optim.tensors.Operand`;
         - ``g`` is the gradient of what is to be minimized, likewise; not to be changed;
-        - ``state`` maps what :meth:`state_names` lists to operands;
+        - ``state`` maps what :meth:`state_names` lists to operands, and what :meth:`advance`
+          returns to numbers;
         - ``t`` is the number of this step, from 1: a float, or a 0-dim float64 tensor under
-          ``capturable``;
-        - ``lr`` and so on are the options of the parameter group that the equation uses.
+          ``capturable``; where no steps are counted, 1 at the first and 2 after it;
+        - ``lr`` and so on are the options of the parameter group that the equation uses, and
+          ``kind`` is what :meth:`kind` returned.
         """
         raise NotImplementedError
 
-    def state_names(self, group: Group) -> tuple[str, ...]:
-        """Return the names of the tensors that the equation keeps for a parameter of ``group``."""
+    def state_names(self, group: Group, p: Tensor) -> tuple[str, ...]:
+        """Return the names of the tensors that the equation keeps for ``p``, one of ``group``."""
         raise NotImplementedError
+
+    def state_shape(self, name: str, p: Tensor) -> tuple[int, ...]:
+        """Return the shape of one of these tensors."""
+        return p.shape
 
     def new_state(self, p: Tensor, group: Group) -> dict[str, Tensor]:
         """Return the state of a parameter before its first step: zeros of its shape and dtype."""
         return {
             name: torch.zeros_like(p, memory_format=torch.preserve_format)
-            for name in self.state_names(group)
+            for name in self.state_names(group, p)
         }
+
+    def kind(self, group: Group, p: Tensor) -> Hashable:
+        """Return what the equation must know of ``p`` beyond its values, if anything.
+
+        Parameters of different kinds are updated apart; :meth:`update` is told the kind.
+        """
+        return None
+
+    def scalar_state(self, group: Group) -> dict[str, float | Tensor]:
+        """Return the numbers kept for a parameter, as they are before its first step.
+
+        They are kept as 0-dim tensors. The base class counts ``step``; the others change in
+        :meth:`advance`.
+        """
+        return {"step": 0.0}
+
+    @staticmethod
+    def advance(*operands: Any, **options: Any) -> dict[str, Tensor]:
+        """Change the scalar state, but for the step count, in place by one step.
+
+        A subclass that keeps such state declares it as ``advance(scalars, t, /, *, lr, ..., **_)``,
+        where ``scalars`` maps names to vectors, with an (equal) element for each of some
+        parameters, and the rest is as in :meth:`update`.
+
+        Returns:
+            What :meth:`update` is to see; the first element of each vector is taken.
+        """
+        raise NotImplementedError
 
     # ------------------------------------------------------------------ options
 
@@ -185,9 +240,10 @@ class Optimizer(torch.optim.Optimizer):
             TypeError: an option that is no number.
             RuntimeError: ``fused`` together with ``differentiable`` or ``foreach``.
         """
+        ranges = {**_RANGES, **self.ranges}
         for name, value in group.items():
-            if name in _RANGES:
-                _check_number(name, value, *_RANGES[name])
+            if name in ranges:
+                _check_number(name, value, *ranges[name])
             elif name == "betas":
                 _check_betas(value)
         if group.get("fused"):
@@ -195,6 +251,28 @@ class Optimizer(torch.optim.Optimizer):
                 raise RuntimeError("`fused` does not support `differentiable`")
             if group.get("foreach"):
                 raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
+
+    def check_gradient(self, group: Group, p: Tensor, g: Tensor) -> None:
+        """Raise if ``p``, one of ``group``, cannot be updated with ``g``.
+
+        Raises:
+            RuntimeError: a sparse gradient where none is taken; ``fused`` with integers.
+            AssertionError: ``capturable`` on a device that captures nothing.
+        """
+        if g.is_sparse and self.sparse_message:
+            raise RuntimeError(self.sparse_message)
+        if group.get("capturable") and not group.get("fused"):
+            devices = _get_capturable_supported_devices()
+            if p.device.type not in devices:
+                raise AssertionError(
+                    "If capturable=True, params and state_steps must be on supported devices: "
+                    f"{devices}."
+                )
+        if group.get("fused") and not (p.is_floating_point() or p.is_complex()):
+            raise RuntimeError(
+                "`fused=True` requires all the params to be floating point Tensors of "
+                f"supported devices: ['cpu', 'cuda'] but {p.dtype} and {p.device.type}"
+            )
 
     @_eager_only
     def add_param_group(self, param_group: Group) -> None:
@@ -263,16 +341,35 @@ class Optimizer(torch.optim.Optimizer):
             for group, (plan, grads) in zip(self.param_groups, plans, strict=True):
                 options = {name: _scalar(value) for name, value in group.items()}
                 for bucket in plan.buckets:
-                    t = self._count(bucket, options, found_inf)
-                    bucket.run(bucket, [grads[i] for i in bucket.indices], t, options, found_inf)
+                    options["kind"] = bucket.kind
+                    t, numbers = self._advance(bucket, options, found_inf)
+                    used = [grads[i] for i in bucket.indices]
+                    bucket.run(bucket, used, numbers, t, options, found_inf)
                     bucket.first = False
         return loss
+
+    def _advance(
+        self, bucket: _Bucket, options: Mapping[str, Any], found_inf: Tensor | None
+    ) -> tuple[float | Tensor, dict[str, float | Tensor]]:
+        """Count this step; return its number, and the other numbers that go with it."""
+        t = self._count(bucket, options, found_inf)
+        others = {name: x for name, x in bucket.scalars.items() if name != "step"}
+        if not others:
+            return t, {}
+        with torch.no_grad():
+            before = {name: x.clone() for name, x in others.items()}
+            seen = self.advance(others, t, **options)
+            if found_inf is not None:
+                for name, x in others.items():
+                    x.copy_(torch.where(found_inf == 0, x, before[name]))
+        known = not isinstance(t, Tensor)
+        return t, {name: x[0].item() if known else x[0].double() for name, x in seen.items()}
 
     def _count(
         self, bucket: _Bucket, options: Mapping[str, Any], found_inf: Tensor | None
     ) -> float | Tensor:
         """Count this step and return its number."""
-        steps = bucket.steps
+        steps = bucket.scalars.get("step")
         if steps is None:
             return 1 if bucket.first else 2
         if steps.is_cpu:
@@ -294,6 +391,7 @@ class Optimizer(torch.optim.Optimizer):
         self,
         bucket: _Bucket,
         grads: list[Tensor],
+        numbers: dict[str, Any],
         t: Any,
         options: Group,
         found_inf: Tensor | None,
@@ -309,17 +407,47 @@ class Optimizer(torch.optim.Optimizer):
         pieces = bucket.cut(grads)
         grad_scale = getattr(self, "grad_scale", None)
         for at, theta, state in bucket.operands:
-            self._apply(theta, bucket.wrap(pieces[at]), state, t, options, grad_scale)
+            g = bucket.wrap(pieces[at])
+            self._apply(theta, g, {**state, **numbers}, t, options, grad_scale)
+
+    def _sparse(
+        self,
+        bucket: _Bucket,
+        grads: list[Tensor],
+        numbers: dict[str, Any],
+        t: Any,
+        options: Group,
+        _: Tensor | None,
+    ) -> None:
+        """The equation on the entries that the gradients name, gathered and put back."""
+        for (_at, theta, state), g in zip(bucket.operands, grads, strict=True):
+            named = g.coalesce()  # the equation is not linear, so an entry is to be named once
+            if not named._nnz():
+                continue
+            where = tuple(named.indices())
+            values = bucket.cut([named.values()])[0]
+            entries = {name: x[where] for name, x in state.items()}
+            theta_entries = theta[where]
+            self._apply(theta_entries, values, {**entries, **numbers}, t, options, None)
+            theta[where] = theta_entries
+            for name, x in state.items():
+                x[where] = entries[name]
 
     def _differentiable(
-        self, bucket: _Bucket, grads: list[Tensor], t: Any, options: Group, _: Tensor | None
+        self,
+        bucket: _Bucket,
+        grads: list[Tensor],
+        numbers: dict[str, Any],
+        t: Any,
+        options: Group,
+        _: Tensor | None,
     ) -> None:
         for at, theta, state in bucket.operands:
             # Of copies, lest the copy_ below overwrite what autograd has saved.
             new_theta = Functional(theta.clone())
             new_state = {name: Functional(x.clone()) for name, x in state.items()}
             g = Functional(bucket.cut(grads[at])[0])
-            self._apply(new_theta, g, new_state, t, options, None)
+            self._apply(new_theta, g, {**new_state, **numbers}, t, options, None)
             theta.copy_(new_theta.value)
             for name, x in state.items():
                 x.copy_(new_state[name].value)
@@ -328,14 +456,16 @@ class Optimizer(torch.optim.Optimizer):
         self,
         bucket: _Bucket,
         grads: list[Tensor],
+        numbers: dict[str, Any],
         t: Any,
         options: Group,
         found_inf: Tensor | None,
     ) -> None:
         tape = Tape()
         theta, g = tape.operand(), tape.operand()
-        state = {name: tape.operand() for name in self.state_names(options)}
-        self._apply(theta, g, state, t, options, getattr(self, "grad_scale", None))
+        state = {name: tape.operand() for name in bucket.operands[0][2]}
+        grad_scale = getattr(self, "grad_scale", None)
+        self._apply(theta, g, {**state, **numbers}, t, options, grad_scale)
         program = (tuple(tape.operations), found_inf is not None, torch.get_num_threads())
         if program not in bucket.calls:
             bucket.calls[program] = self._calls(bucket, len(tape.scalars), *program)
@@ -380,7 +510,7 @@ class Optimizer(torch.optim.Optimizer):
         self,
         theta: Operand,
         g: Operand,
-        state: dict[str, Operand],
+        state: dict[str, Any],
         t: Any,
         options: Group,
         grad_scale: Tensor | None,
@@ -393,51 +523,54 @@ class Optimizer(torch.optim.Optimizer):
 
     # ------------------------------------------------------------------ the plan
 
-    def _plan(self, group: Group) -> tuple[_Plan, list[Tensor | None]]:
+    def _plan(self, group: Group) -> tuple[_Plan, list[Any]]:
         """Return the plan by which to update ``group``, and the gradients of its parameters."""
         grads = [p.grad for p in group["params"]]
         plan = self._plans.get(id(group))
-        if plan is None or plan.signs != self._signs(group, grads) or not _in_step(plan):
+        if (
+            plan is None
+            or plan.signs != self._signs(group, grads, plan.signs[0])
+            or not _in_step(plan)
+        ):
             plan = self._new_plan(group, grads)
             groups = {id(group) for group in self.param_groups}
             self._plans = {key: value for key, value in self._plans.items() if key in groups}
             self._plans[id(group)] = plan
         return plan, grads
 
-    def _signs(self, group: Group, grads: list[Tensor | None]) -> list[Any]:
+    def _signs(self, group: Group, grads: list[Any], by_address: bool) -> list[Any]:
         """Return all that a plan for ``group`` rests on, in a form that is quick to compare."""
         params = group["params"]
         present = [g for g in grads if g is not None]
         layouts = list(map(_LAYOUT, present))
         dense = layouts.count(torch.strided) == len(layouts)
+        names = self.state_names(group, params[0]) if params else ()
         states = [state for state in map(self.state.get, params) if state]
         signs = [
+            by_address,
             *[group.get(way) for way in _WAYS],
             _has_tensors(group),
+            names,
             *map(id, params),
             *map(Tensor.data_ptr, params),
             *[g is None for g in grads],
-            *map(_DTYPE, present),
-            *(
-                map(Tensor.stride, present)
-                if dense
-                else [g.layout if g.is_sparse else g.stride() for g in present]
-            ),
+            *([] if dense else layouts),
         ]
-        for name in self.state_names(group):
+        if by_address:
+            signs += map(_DTYPE, present)
+            signs += map(Tensor.stride, present) if dense else map(_stride, present)
+        for name in (*names, *self.scalar_state(group)):
             tensors = [state.get(name) for state in states]
-            signs.append(name)
             signs += map(id, tensors)
-            signs += [x.data_ptr() if dense and x is not None else None for x in tensors]
-        if self.counts_steps:
-            signs += [id(state.get("step")) for state in states]
+            if by_address:
+                signs += map(_address, tensors)
         return signs
 
-    def _new_plan(self, group: Group, grads: list[Tensor | None]) -> _Plan:
+    def _new_plan(self, group: Group, grads: list[Any]) -> _Plan:
         params: list[Tensor] = group["params"]
         updated = [i for i, g in enumerate(grads) if g is not None]
         for i in updated:
-            self._check_gradient(group, params[i], grads[i])
+            self.check_gradient(group, params[i], grads[i])
         distinct = {id(params[i]): params[i] for i in updated}
         started = {key: self._start(p, group) for key, p in distinct.items()}
         repeated = len(started) < len(updated)  # torch warns of it, and updates them in turn
@@ -445,40 +578,27 @@ class Optimizer(torch.optim.Optimizer):
         for i in updated:
             p = params[i]
             state = self.state[p]
-            tensors = [p, grads[i], *[state[name] for name in self.state_names(group)]]
-            step = state["step"] if self.counts_steps else None
-            count = None if step is None else (step.device, step.dtype, step.item())
-            kind = (_layout(tensors), started[id(p)])
-            alike[kind, p.device, p.dtype, count, i if repeated else None].append(i)
+            names = self.state_names(group, p)
+            scalars = [state[name] for name in self.scalar_state(group)]
+            numbers = tuple([(x.device, x.dtype, x.item()) for x in scalars])
+            layout = _layout([p, grads[i], *[state[name] for name in names]])
+            sort = (p.device, p.dtype, self.kind(group, p), names, numbers)
+            alike[layout, started[id(p)], sort, i if repeated else None].append(i)
         buckets = [
             self._bucket(group, indices, layout=kind[0], first=kind[1])
-            for (kind, *_), indices in alike.items()
+            for kind, indices in alike.items()
         ]
         held = [params[:], [list(self.state[params[i]].values()) for i in updated]]
-        return _Plan(self._signs(group, grads), buckets, held)
-
-    def _check_gradient(self, group: Group, p: Tensor, g: Tensor | None) -> None:
-        if g is not None and g.is_sparse and self.sparse_message:
-            raise RuntimeError(self.sparse_message)
-        if group.get("capturable") and not group.get("fused"):
-            devices = _get_capturable_supported_devices()
-            if p.device.type not in devices:
-                raise AssertionError(
-                    "If capturable=True, params and state_steps must be on supported devices: "
-                    f"{devices}."
-                )
-        if group.get("fused") and not (p.is_floating_point() or p.is_complex()):
-            raise RuntimeError(
-                "`fused=True` requires all the params to be floating point Tensors of "
-                f"supported devices: ['cpu', 'cuda'] but {p.dtype} and {p.device.type}"
-            )
+        by_address = any(bucket.by_address for bucket in buckets)
+        return _Plan(self._signs(group, grads, by_address), buckets, held)
 
     def _start(self, p: Tensor, group: Group) -> bool:
         """Give a parameter what is missing of its state; return whether anything was."""
         state = self.state[p]
-        if self.counts_steps and "step" not in state:
-            state["step"] = _step_count(0.0, p, group)
-        missing = [name for name in self.state_names(group) if state.get(name) is None]
+        for name, value in self.scalar_state(group).items():
+            if name not in state:
+                state[name] = _scalar_tensor(value, p, group)
+        missing = [name for name in self.state_names(group, p) if state.get(name) is None]
         if missing:
             fresh = self.new_state(p, group)
             state.update({name: fresh[name] for name in missing})
@@ -499,25 +619,34 @@ class Optimizer(torch.optim.Optimizer):
         share_out = _each
         if group.get("differentiable"):
             run = self._differentiable
+        elif layout == "sparse":
+            run = self._sparse if self.sparse_entries else self._eager
         elif layout == "dense" and group.get("fused"):
             # Gradients need not be made flat: the kernel reads addresses.
             run, share_out = self._fused, _by_size
             indices = sorted(indices, key=lambda i: params[i].numel())
-        elif layout and foreach and (group.get("capturable") or not _has_tensors(group)):
+        elif (
+            self.takes_lists
+            and layout
+            and foreach
+            and (group.get("capturable") or not _has_tensors(group))
+        ):
             wrap, cut, share_out = TensorList, _whole, _all
             if on_cpu and layout == "dense":
                 # In half precision ATen rounds the last few elements of a loop otherwise than
                 # the rest, so that where a tensor is cut would show in the bits.
-                cut = _whole if _is_half(params[indices[0]]) else _split
+                cuts = self.elementwise and not _is_half(params[indices[0]])
+                cut = _split if cuts else _whole
                 share_out = _by_block
         elif group.get("capturable"):
             wrap = TensorList
         if params[indices[0]].is_complex() and (self.real_view or run == self._fused):
             cut = _real(cut)
 
-        names = self.state_names(group)
+        names = self.state_names(group, params[indices[0]])
         states = [self.state[params[i]] for i in indices]
-        thetas = cut([params[i] for i in indices])
+        whole = [params[i] for i in indices]
+        thetas = cut(whole)
         rows = [cut([state[name] for state in states]) for name in names]
         blocks = [
             (at, thetas[at], [row[at] for row in rows])
@@ -527,17 +656,22 @@ class Optimizer(torch.optim.Optimizer):
             (at, wrap(theta), {name: wrap(x) for name, x in zip(names, state, strict=True)})
             for at, theta, state in blocks
         ]
-        steps = None
-        if self.counts_steps:
-            steps = states[0]["step"].view(1)
-            if len(states) > 1:
-                # One vector for all counts: one operation counts, one look reads.
-                steps = torch.stack([state["step"] for state in states])
-                for state, step in zip(states, steps.unbind(), strict=True):
-                    state["step"] = step
+        # One vector for the step counts of all: one operation counts, one look reads.
+        scalars = {name: _vector(states, name) for name in self.scalar_state(group)}
         p = thetas[0]
         return _Bucket(
-            indices, run, cut, wrap, blocks, operands, steps, first, dtype=p.dtype, device=p.device
+            indices,
+            run,
+            cut,
+            wrap,
+            blocks,
+            operands,
+            scalars,
+            by_address=run == self._fused or thetas is not whole,
+            first=first,
+            kind=self.kind(group, params[indices[0]]),
+            dtype=p.dtype,
+            device=p.device,
         )
 
     # ------------------------------------------------------------------ checkpoints
@@ -553,9 +687,10 @@ class Optimizer(torch.optim.Optimizer):
                 if name in self.defaults:
                     group.setdefault(name, self.defaults[name])
             for p in group["params"]:
-                own = self.state.get(p)
-                if own and "step" in own and not isinstance(own["step"], Tensor):
-                    own["step"] = _step_count(float(own["step"]), p, group)
+                own = self.state.get(p, {})
+                for name in self.scalar_state(group).keys() & own.keys():
+                    if not isinstance(own[name], Tensor):
+                        own[name] = _scalar_tensor(own[name], p, group)
 
     @_eager_only
     def load_state_dict(self, state_dict: StateDict) -> None:
@@ -626,8 +761,8 @@ class Optimizer(torch.optim.Optimizer):
         """Raise if ``saved`` cannot be the state of ``p`` in ``group``."""
         if not saved:
             return
-        names = self.state_names(group)
-        needed = {*names, "step"} if self.counts_steps else set()
+        names = self.state_names(group, p)
+        needed = {*names, *self.scalar_state(group)} if self.scalar_state(group) else set()
         if needed - saved.keys():
             raise ValueError(
                 f"the loaded state of parameter {key} lacks {sorted(needed - saved.keys())}, which "
@@ -643,7 +778,7 @@ class Optimizer(torch.optim.Optimizer):
                     f"the loaded state {name!r} of parameter {key} is no tensor but {value!r}; "
                     "the state dict is damaged"
                 )
-            if value.shape != p.shape:
+            if value.shape != self.state_shape(name, p):
                 raise ValueError(
                     f"the loaded state {name!r} of parameter {key} has the shape "
                     f"{tuple(value.shape)}, but the parameter has {tuple(p.shape)}. Were the "
@@ -651,14 +786,14 @@ class Optimizer(torch.optim.Optimizer):
                 )
 
 
-def _check_number(name: str, value: Any, described: str, low: float, high: float) -> None:
+def _check_number(name: str, value: Any, message: str, low: float, high: float) -> None:
     if isinstance(value, Tensor):
         if value.numel() != 1:
             raise ValueError(f"Tensor {name} must be 1-element")
     elif not isinstance(value, Real):
         raise TypeError(f"{name} must be a number or a 1-element Tensor, but is {value!r}")
     if not (low <= value <= high and math.isfinite(value)):
-        raise ValueError(f"Invalid {described}: {value}")
+        raise ValueError(message.format(value))
 
 
 def _check_betas(betas: Any) -> None:
@@ -669,8 +804,6 @@ def _check_betas(betas: Any) -> None:
             raise ValueError(f"Tensor betas[{i}] must be 1-element")
         if not 0.0 <= beta < 1.0:
             raise ValueError(f"Invalid beta parameter at index {i}: {beta}")
-    if not (all(isinstance(b, float) for b in betas) or all(isinstance(b, Tensor) for b in betas)):
-        raise ValueError("betas must be either both floats or both Tensors")
 
 
 def _scalar(value: Any) -> Any:
@@ -696,35 +829,57 @@ def _stack(scalars: list[float | Tensor], device: torch.device) -> Tensor:
     return torch.stack([torch.as_tensor(x, dtype=torch.float64, device=device) for x in scalars])
 
 
-def _step_count(count: float, p: Tensor, group: Group) -> Tensor:
-    """Return a step count in the dtype and on the device where torch keeps it."""
+def _scalar_tensor(value: float | Tensor, p: Tensor, group: Group) -> Tensor:
+    """Return a scalar state, such as a step count, in the dtype and where torch keeps it."""
     fused_ = bool(group.get("fused"))
     double = torch.get_default_dtype() == torch.float64 and not fused_
     on_device = fused_ or group.get("capturable")
     return torch.tensor(
-        count,
+        float(value),
         dtype=torch.float64 if double else torch.float32,
         device=p.device if on_device else "cpu",
     )
 
 
+def _vector(states: list[dict[str, Any]], name: str) -> Tensor:
+    """Return a vector of a scalar of each state, and make the scalars views of its elements."""
+    if len(states) == 1:
+        return states[0][name].view(1)
+    vector = torch.stack([state[name] for state in states])
+    for state, element in zip(states, vector.unbind(), strict=True):
+        state[name] = element
+    return vector
+
+
 def _in_step(plan: _Plan) -> bool:
-    """Whether the parameters of each bucket have still taken equally many steps."""
+    """Whether the numbers kept for the parameters of each bucket are still equal."""
     for bucket in plan.buckets:
-        if bucket.steps is not None and bucket.steps.is_cpu:
-            counts = bucket.steps.tolist()
-            if min(counts) != max(counts):
-                return False
+        for vector in bucket.scalars.values():
+            if vector.is_cpu:
+                numbers = vector.tolist()
+                if min(numbers) != max(numbers):
+                    return False
     return True
+
+
+def _stride(x: Tensor) -> tuple[int, ...] | None:
+    return x.stride() if x.layout == torch.strided else None
+
+
+def _address(x: Any) -> int | None:
+    return x.data_ptr() if isinstance(x, Tensor) and x.layout == torch.strided else None
 
 
 def _layout(tensors: list[Any]) -> str:
     """Return how a parameter, its gradient and its state lie in memory.
 
     "dense": all fill a piece without gaps, with their elements in the same order, and so can be
-    read as 1-D. "strided": lists of them can be operated on. "": one after the other.
+    read as 1-D. "strided": lists of them can be operated on. "sparse": the gradient is. "": one
+    after the other.
     """
     p = tensors[0]
+    if tensors[1].is_sparse:
+        return "sparse"
     if any(type(x) not in (Tensor, torch.nn.Parameter) or x.is_sparse for x in tensors):
         return ""
     # The stride of a dimension of one element means nothing.

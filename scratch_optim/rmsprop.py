@@ -84,7 +84,7 @@ class RMSprop(Optimizer):
         }
         super().__init__(params, defaults)
 
-    def state_names(self, group: Group) -> tuple[str, ...]:
+    def state_names(self, group: Group, p: Tensor) -> tuple[str, ...]:
         """Return the mean square's name, and those of velocity and mean where there are any."""
         momentum = ("momentum_buffer",) if group["momentum"] > 0 else ()
         return ("square_avg", *momentum, *(("grad_avg",) if group["centered"] else ()))

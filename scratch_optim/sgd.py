@@ -50,7 +50,6 @@ class SGD(Optimizer):
     """
 
     older_options = {"maximize": False, "nesterov": False}  # noqa: RUF012
-    counts_steps = False
     real_view = False
 
     def __init__(
@@ -86,7 +85,11 @@ class SGD(Optimizer):
         if group["nesterov"] and (group["momentum"] <= 0 or group["dampening"] != 0):
             raise ValueError("Nesterov momentum requires a momentum and zero dampening")
 
-    def state_names(self, group: Group) -> tuple[str, ...]:
+    def scalar_state(self, group: Group) -> dict[str, float | Tensor]:
+        """Return nothing: steps are not counted."""
+        return {}
+
+    def state_names(self, group: Group, p: Tensor) -> tuple[str, ...]:
         """Return the velocity's name, where there is one."""
         return ("momentum_buffer",) if group["momentum"] != 0 else ()
 

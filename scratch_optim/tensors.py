@@ -40,8 +40,9 @@ Operand: TypeAlias = Any
 class TensorList:
     """Many tensors of one device and dtype, one ``torch._foreach_*`` call an operation.
 
-    Every method is the foreach operator of its name (``x.lerp_`` is ``torch._foreach_lerp_``);
-    a name that ends in an underscore works in place and returns the list itself.
+    Every method is the foreach operator of its name (``x.lerp_`` is ``torch._foreach_lerp_``), or,
+    where torch has none, the method of ``torch.Tensor`` on one tensor after the other; a name that
+    ends in an underscore works in place and returns the list itself.
 
     Args:
         tensors: the tensors; any shapes.
@@ -53,12 +54,17 @@ class TensorList:
         self.tensors = tensors
 
     def __getattr__(self, name: str) -> Callable[..., TensorList]:
-        operator = getattr(torch, "_foreach_" + name)
+        operator = getattr(torch, "_foreach_" + name, None)
 
         def method(*args: Any, **kwargs: Any) -> TensorList:
             lists = [a.tensors if isinstance(a, TensorList) else a for a in args]
-            result = operator(self.tensors, *lists, **kwargs)
-            return self if name.endswith("_") else TensorList(result)
+            if operator is None or (
+                name not in _TENSOR_OPERAND and any([isinstance(a, Tensor) for a in args])
+            ):
+                result = _one_by_one(name, self.tensors, *lists, **kwargs)
+            else:
+                result = operator(self.tensors, *lists, **kwargs)
+            return self if name.endswith("_") else TensorList(list(result))
 
         return method
 
@@ -66,7 +72,9 @@ class TensorList:
     # tensor on the device (capturable) is multiplied into an operand first.
 
     def add(self, other: Any, *, alpha: float | Tensor = 1) -> TensorList:
-        """Self + alpha other."""
+        """Self + alpha other, a list or a number."""
+        if not isinstance(other, TensorList):
+            return TensorList(list(torch._foreach_add(self.tensors, other)))
         if isinstance(alpha, Tensor):
             other, alpha = other.mul(alpha), 1
         return TensorList(list(torch._foreach_add(self.tensors, other.tensors, alpha=alpha)))
@@ -101,6 +109,17 @@ class TensorList:
             return self.add_(end.sub(self), alpha=weight)
         torch._foreach_lerp_(self.tensors, end.tensors, weight)
         return self
+
+
+_TENSOR_OPERAND = frozenset({"mul", "mul_", "div", "div_"})
+"""The foreach operators that take a 0-dim tensor for a number."""
+
+
+def _one_by_one(name: str, tensors: list[Tensor], *args: Any, **kwargs: Any) -> list[Tensor]:
+    """Call the method ``name`` of each tensor; arguments that are lists have an item for each."""
+    rows = [a if isinstance(a, list) else [a] * len(tensors) for a in args]
+    method = getattr(Tensor, name)
+    return [method(x, *row, **kwargs) for x, *row in zip(tensors, *rows, strict=True)]
 
 
 class Functional:
@@ -241,3 +260,15 @@ def replay(
         else:
             operands.append(result)
     return changed
+
+
+def choose(condition: bool | Tensor, a: float | Tensor, b: float | Tensor) -> Any:
+    """Return ``a`` if the condition holds, else ``b``: numbers, or 0-dim tensors on a device.
+
+    An equation that has cases chooses its numbers by this, so that its operations, and with them
+    its kernel, are the same in all cases.
+    """
+    if isinstance(condition, Tensor):
+        a, b = (torch.as_tensor(x, dtype=torch.float64, device=condition.device) for x in (a, b))
+        return torch.where(condition, a, b)
+    return a if condition else b
