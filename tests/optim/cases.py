@@ -73,8 +73,18 @@ class Case:
     """Options of a group that a user may change between two steps."""
     torch_fused: bool = True
     """Whether torch's class has a fused kernel to compare with."""
-    extra_arguments: frozenset[str] = frozenset()
-    """Keyword-only arguments that torch's class has not."""
+    reference_way: Options = field(default_factory=dict)
+    """How the reference is run whatever the way of ours: as a loop, where torch's lists differ from
+    torch's loop, and where torch has no such class and ours as a loop is the reference."""
+    complex_reference: Options = field(default_factory=lambda: {"foreach": True})
+    """The same for complex parameters. Torch's loop adds a coupled weight decay in complex
+    arithmetic where its lists do it in real; here every way does it in real."""
+    starts_at_once: bool = False
+    """Whether a parameter has its state before its first step."""
+    moves_along: bool = True
+    """Whether a gradient of zero moves the parameters after others that were not, if typical."""
+    extra_arguments: Options = field(default_factory=dict)
+    """Keyword-only arguments that torch's class has not, with their defaults."""
     tensor_options: list[Options] = field(default_factory=list)
     """Options as tensors, which torch takes where neither foreach nor fused is asked for."""
     differentiable: dict[str, float] = field(default_factory=dict)
@@ -89,8 +99,19 @@ class Case:
         return getattr(scratch_optim, self.name)
 
     @property
+    def original(self) -> bool:
+        """Whether torch has this class."""
+        return hasattr(torch.optim, self.name)
+
+    @property
     def torchs(self) -> type[torch.optim.Optimizer]:
-        return getattr(torch.optim, self.name)
+        """The class to compare with: torch's, or ours if torch has none."""
+        return getattr(torch.optim, self.name, self.ours)
+
+    def skip_if_rounded_otherwise(self, dtype: torch.dtype, way: Options) -> None:
+        """In half precision ATen's lists and loops round otherwise: skip what compares the two."""
+        if dtype == torch.bfloat16 and way.get("foreach") and self.reference_way:
+            pytest.skip("lists beside a loop in half precision")
 
     def __repr__(self) -> str:
         return self.name
@@ -242,7 +263,7 @@ RMSPROP = Case(
     states=_rmsprop_states,
     fused=[{"momentum": 0.9, "centered": True, "weight_decay": 0.1, "eps": 1e-3}],
     torch_fused=False,
-    extra_arguments=frozenset({"fused"}),
+    extra_arguments={"fused": None, "eps_inside_root": False},
     error_inputs=[
         {"lr": -1},
         {"lr": torch.tensor([0.1, 0.2])},
@@ -358,7 +379,237 @@ ADAMW = Case(
     ),
 )
 
-CASES = [SGD, RMSPROP, ADAM, ADAMW]
+_LOOP: Options = {"foreach": False}
+
+_UNFUSED_ERRORS = [e for e in _COMMON_ERRORS if "fused" not in e]
+"""Where torch's class has no ``fused``."""
+
+_UNFUSED_STRICTER = [
+    *_COMMON_STRICTER,
+    ({"fused": True, "foreach": True}, "fused"),
+    ({"fused": True, "differentiable": True}, "fused"),
+]
+
+_MOMENT_ERRORS: list[Options] = [
+    *_UNFUSED_ERRORS,
+    {"eps": -1e-8},
+    {"betas": (1.0, 0.9)},
+    {"betas": (-0.1, 0.9)},
+    {"betas": (0.9, 1.0)},
+]
+
+_MOMENT_STRICTER = [
+    *_UNFUSED_STRICTER,
+    ({"eps": float("nan")}, "epsilon value: nan"),
+    ({"betas": (0.9, float("nan"))}, "beta parameter at index 1: nan"),
+    ({"betas": (0.9, 0.99, 0.999)}, "betas"),
+]
+
+_CHANGES: list[Options] = [
+    {"lr": 0.3},
+    {"weight_decay": 0.2},
+    {"weight_decay": 0},
+    {"maximize": True},
+    {"foreach": False},
+    {"lr": torch.tensor(0.07)},
+    {"name": "tail", "lr_scale": 0.1},
+]
+"""What may change between two steps of any of them."""
+
+_WAYS = ("maximize", "foreach", "capturable", "differentiable")
+
+ADADELTA = Case(
+    name="Adadelta",
+    options=[
+        *product(weight_decay=[0, 0.1], maximize=[False, True]),
+        {"lr": 0.1, "rho": 0.5, "eps": 1e-2},
+        {"rho": 0},
+        {"rho": 1, "eps": 1},
+    ],
+    typical={"lr": 0.5, "rho": 0.8, "eps": 1e-3, "weight_decay": 0.1},
+    states=lambda _: {"step", "square_avg", "acc_delta"},
+    fused=[{"lr": 0.5, "rho": 0.8, "eps": 1e-3, "weight_decay": 0.1}],
+    torch_fused=False,
+    extra_arguments={"fused": None},
+    error_inputs=[*_UNFUSED_ERRORS, {"eps": -1e-8}, {"rho": 1.1}, {"rho": -0.1}],
+    stricter_inputs=[
+        *_UNFUSED_STRICTER,
+        ({"eps": float("nan")}, "epsilon value: nan"),
+        ({"eps": float("inf")}, "epsilon value: inf"),
+    ],
+    changes=[*_CHANGES, {"rho": 0.5}, {"eps": 1e-2}],
+    tensor_options=[{"lr": torch.tensor(0.5)}, {"lr": torch.tensor([0.5])}],
+    differentiable={"lr": 0.5, "weight_decay": 0.1},
+    sparse_error="Adadelta does not support sparse gradients",
+    older_options=_WAYS,
+)
+
+ADAGRAD = Case(
+    name="Adagrad",
+    options=[
+        *product(weight_decay=[0, 0.1], lr_decay=[0, 0.1], maximize=[False, True]),
+        {"lr": 0.1, "eps": 1e-2, "initial_accumulator_value": 0.5},
+    ],
+    typical={"lr": 0.1, "lr_decay": 0.01, "weight_decay": 0.1, "initial_accumulator_value": 0.2},
+    states=lambda _: {"step", "sum"},
+    starts_at_once=True,
+    reference_way=_LOOP,
+    fused=[{"lr": 0.1, "lr_decay": 0.01, "weight_decay": 0.1, "initial_accumulator_value": 0.2}],
+    error_inputs=[
+        *_COMMON_ERRORS,
+        {"eps": -1e-10},
+        {"lr_decay": -0.5},
+        {"initial_accumulator_value": -0.1},
+    ],
+    stricter_inputs=[
+        *_COMMON_STRICTER,
+        ({"eps": float("nan")}, "epsilon value: nan"),
+        ({"lr_decay": float("nan")}, "lr_decay value: nan"),
+        ({"initial_accumulator_value": float("inf")}, "initial_accumulator_value value: inf"),
+    ],
+    changes=[*_CHANGES, {"lr_decay": 0.5}, {"eps": 1e-2}],
+    tensor_options=[{"lr": torch.tensor(0.1)}, {"lr": torch.tensor([0.1])}],
+    differentiable={"lr": 0.1, "weight_decay": 0.1},
+    older_options=("maximize", "foreach", "differentiable", "fused"),
+)
+
+ADAMAX = Case(
+    name="Adamax",
+    options=[
+        *product(lr=[0.01], weight_decay=[0, 0.1], maximize=[False, True]),
+        {"betas": (0.5, 0.6), "eps": 1e-2, "lr": 0.1},
+        {"betas": (0.0, 0.0)},
+    ],
+    typical={"lr": 0.01, "betas": (0.8, 0.99), "weight_decay": 0.1},
+    states=lambda _: {"step", "exp_avg", "exp_inf"},
+    fused=[{"lr": 0.01, "weight_decay": 0.1}],
+    torch_fused=False,
+    extra_arguments={"fused": None},
+    error_inputs=_MOMENT_ERRORS,
+    stricter_inputs=_MOMENT_STRICTER,
+    changes=[*_CHANGES, {"betas": (0.5, 0.6)}, {"eps": 1e-2}],
+    tensor_options=[{"lr": torch.tensor(0.01)}, {"lr": torch.tensor([0.01])}],
+    differentiable={"lr": 0.01, "weight_decay": 0.1},
+    sparse_error="Adamax does not support sparse gradients",
+    older_options=_WAYS,
+)
+
+NADAM = Case(
+    name="NAdam",
+    options=[
+        *product(lr=[0.01], maximize=[False, True]),
+        *product(lr=[0.01], weight_decay=[0.1], decoupled_weight_decay=[False, True]),
+        {"betas": (0.5, 0.6), "eps": 1e-2, "lr": 0.1, "momentum_decay": 0.1},
+        {"betas": (0.0, 0.0), "momentum_decay": 0},
+    ],
+    typical={"lr": 0.01, "weight_decay": 0.1, "momentum_decay": 0.01},
+    states=lambda _: {"step", "mu_product", "exp_avg", "exp_avg_sq"},
+    fused=[{"lr": 0.01, "weight_decay": 0.1}],
+    torch_fused=False,
+    reference_way=_LOOP,
+    complex_reference=_LOOP,
+    extra_arguments={"fused": None},
+    error_inputs=[*_MOMENT_ERRORS, {"momentum_decay": -0.2}],
+    stricter_inputs=[
+        *_MOMENT_STRICTER,
+        ({"momentum_decay": float("nan")}, "momentum_decay value: nan"),
+    ],
+    changes=[*_CHANGES, {"betas": (0.5, 0.6)}, {"momentum_decay": 0.1}],
+    tensor_options=[{"lr": torch.tensor(0.01)}, {"lr": torch.tensor([0.01])}],
+    differentiable={"lr": 0.01, "weight_decay": 0.1},
+    sparse_error="NAdam does not support sparse gradients",
+    older_options=(*_WAYS, "decoupled_weight_decay"),
+)
+
+RADAM = Case(
+    name="RAdam",
+    options=[
+        *product(lr=[0.01], maximize=[False, True]),
+        *product(lr=[0.01], weight_decay=[0.1], decoupled_weight_decay=[False, True]),
+        {"betas": (0.5, 0.9), "eps": 1e-2, "lr": 0.1},
+        {"betas": (0.5, 0.6)},  # rho_inf = 4: never rectified
+        {"betas": (0.0, 0.0)},
+    ],
+    typical={"lr": 0.01, "betas": (0.8, 0.99), "weight_decay": 0.1},
+    states=lambda _: {"step", "exp_avg", "exp_avg_sq"},
+    fused=[{"lr": 0.01, "weight_decay": 0.1}],
+    torch_fused=False,
+    reference_way=_LOOP,
+    complex_reference=_LOOP,
+    extra_arguments={"fused": None},
+    error_inputs=_MOMENT_ERRORS,
+    stricter_inputs=_MOMENT_STRICTER,
+    changes=[*_CHANGES, {"betas": (0.5, 0.9)}, {"eps": 1e-2}],
+    tensor_options=[{"lr": torch.tensor(0.01)}, {"lr": torch.tensor([0.01])}],
+    differentiable={"lr": 0.01, "weight_decay": 0.1},
+    sparse_error="RAdam does not support sparse gradients",
+    older_options=(*_WAYS, "decoupled_weight_decay"),
+)
+
+ASGD = Case(
+    name="ASGD",
+    options=[
+        *product(weight_decay=[0, 0.1], maximize=[False, True]),
+        {"lr": 0.1, "lambd": 0.1, "alpha": 0.5, "t0": 3},
+        {"lr": 0.1, "lambd": 0, "t0": 0},
+    ],
+    typical={"lr": 0.1, "lambd": 0.01, "alpha": 0.6, "t0": 2, "weight_decay": 0.1},
+    states=lambda _: {"step", "eta", "mu", "ax"},
+    fused=[{"lr": 0.1, "lambd": 0.01, "alpha": 0.6, "weight_decay": 0.1}],
+    torch_fused=False,
+    reference_way=_LOOP,
+    complex_reference=_LOOP,
+    extra_arguments={"fused": None},
+    error_inputs=[*_UNFUSED_ERRORS, {"lambd": -0.1}, {"alpha": -0.1}],
+    stricter_inputs=[
+        *_UNFUSED_STRICTER,
+        ({"lambd": float("nan")}, "lambd value: nan"),
+        ({"alpha": float("nan")}, "alpha value: nan"),
+        ({"t0": float("nan")}, "t0 value: nan"),
+    ],
+    changes=[*_CHANGES, {"lambd": 0.1}, {"alpha": 1.0}, {"t0": 5}],
+    tensor_options=[{"lr": torch.tensor(0.1)}, {"lr": torch.tensor([0.1])}],
+    differentiable={"weight_decay": 0.1},
+    sparse_error="ASGD does not support sparse gradients",
+    older_options=_WAYS,
+)
+
+RPROP = Case(
+    name="Rprop",
+    options=[
+        *product(maximize=[False, True]),
+        {"lr": 0.1, "etas": (0.3, 1.7), "step_sizes": (1e-3, 0.2)},
+    ],
+    typical={"lr": 0.05, "etas": (0.4, 1.5), "step_sizes": (1e-3, 0.5)},
+    states=lambda _: {"step", "prev", "step_size"},
+    fused=[{"lr": 0.05, "etas": (0.4, 1.5), "step_sizes": (1e-3, 0.5)}],
+    torch_fused=False,
+    moves_along=False,
+    complex_reference=_LOOP,
+    extra_arguments={"fused": None},
+    error_inputs=[
+        *(e for e in _UNFUSED_ERRORS if "weight_decay" not in e),
+        {"etas": (1.0, 1.2)},
+        {"etas": (0.0, 1.2)},
+        {"etas": (0.5, 1.0)},
+    ],
+    stricter_inputs=[
+        *(e for e in _UNFUSED_STRICTER if "weight_decay" not in e[0]),
+        ({"etas": (0.5, float("inf"))}, "eta values: 0.5, inf"),
+        ({"step_sizes": (1.0, 0.5)}, "step_sizes: 1.0, 0.5"),
+        ({"step_sizes": (-1.0, 0.5)}, "step_sizes: -1.0, 0.5"),
+    ],
+    changes=[
+        *(c for c in _CHANGES if "weight_decay" not in c),
+        {"etas": (0.3, 1.1)},
+        {"step_sizes": (0.01, 0.02)},
+    ],
+    tensor_options=[{"lr": torch.tensor(0.05)}, {"lr": torch.tensor([0.05])}],
+    sparse_error="Rprop does not support sparse gradients",
+    older_options=_WAYS,
+)
+
+CASES = [SGD, RMSPROP, ADAM, ADAMW, ADADELTA, ADAGRAD, ADAMAX, NADAM, RADAM, ASGD, RPROP]
 
 
 def describe(options: Options) -> str:
@@ -376,6 +627,13 @@ each_case = pytest.mark.parametrize("case", CASES, ids=repr)
 each_eager_way = pytest.mark.parametrize("way", EAGER_WAYS.values(), ids=EAGER_WAYS)
 each_dtype = pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
 each_device = pytest.mark.parametrize("device", DEVICES)
+
+
+def skip_without(case: Case, *options: str) -> None:
+    """Skip a test of options that an optimizer has not."""
+    for option in options:
+        if option not in case.ours([torch.zeros(1)]).defaults:
+            pytest.skip(f"has no {option}")
 
 
 def each(attribute: str, name: str | None = None) -> pytest.MarkDecorator:
@@ -470,20 +728,30 @@ class Pair:
             kind(params, **options)
             for kind, params in zip((case.ours, case.torchs), self.params, strict=True)
         ]
+        self.reference_way = case.reference_way
         self.taken = 0
 
     def __iter__(self) -> Iterator[tuple[torch.optim.Optimizer, list[torch.nn.Parameter]]]:
+        for group in self.optimizers[1].param_groups:
+            group.update(self.reference_way)
         return iter(zip(self.optimizers, self.params, strict=True))
 
-    def step(self, steps: int = 1, without: Iterable[int] = ()) -> None:
-        """Let both take steps on the same gradients; the parameters ``without`` have none."""
+    def step(
+        self,
+        steps: int = 1,
+        without: Iterable[int] = (),
+        laid_out: Callable[[Tensor, Tensor], Tensor] = lambda p, g: torch.empty_like(p).copy_(g),
+    ) -> None:
+        """Let both take steps on the same gradients; the parameters ``without`` have none.
+
+        A gradient is what ``laid_out`` makes of it: a copy, since torch's own step() may change
+        it, that lies as autograd would lay it, as its parameter.
+        """
         rows = gradients(self.shapes, self.dtype, self.device)
         for _ in range(steps):
             for optimizer, params in self:
-                # Copies, since torch's own step() may change a gradient; laid out as autograd lays
-                # them out: as their parameters.
                 grads = [
-                    None if i in without else torch.empty_like(p).copy_(g)
+                    None if i in without else laid_out(p, g)
                     for i, (p, g) in enumerate(
                         zip(params, rows[self.taken % len(rows)], strict=True)
                     )

@@ -127,7 +127,7 @@ def test_derivatives_by_the_options_are_right(case):
     )
 
 
-@each_case
+@pytest.mark.parametrize("case", [c for c in CASES if "lr" in c.differentiable], ids=repr)
 def test_derivatives_equal_torchs_where_torch_has_them(case):
     with default_dtype(torch.float64):
         results = []
@@ -144,13 +144,17 @@ def test_derivatives_equal_torchs_where_torch_has_them(case):
                 except TypeError as error:
                     assert kind is case.torchs
                     pytest.skip(f"torch cannot: {error}")
-            results.append(torch.autograd.grad(p.sum(), (p0, lr)))
+            try:
+                results.append(torch.autograd.grad(p.sum(), (p0, lr)))
+            except RuntimeError as error:
+                assert kind is case.torchs
+                pytest.skip(f"torch cannot: {error}")
     # One derivative of a step sums a few products of the values above: 16 epsilons a step.
     for a, b in zip(*results, strict=True):
         torch.testing.assert_close(a, b, rtol=4 * 16 * torch.finfo(torch.float64).eps, atol=1e-14)
 
 
-@each_case
+@pytest.mark.parametrize("case", [c for c in CASES if "lr" in c.differentiable], ids=repr)
 def test_a_tensor_learning_rate_can_be_learned(case):
     """Gradient descent on the learning rate lowers the loss after training."""
     log_lr = torch.tensor(-4.0, dtype=torch.float64, requires_grad=True)

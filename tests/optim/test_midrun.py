@@ -19,6 +19,7 @@ from cases import (
     gradients,
     parameters,
     set_gradients,
+    skip_without,
 )
 
 import scratch_optim
@@ -63,7 +64,7 @@ def test_a_parameter_that_never_has_a_gradient_gets_no_state(case, way):
     pair.step(3, without=(2, 4))
     for optimizer, params in pair:
         for i in (2, 4):
-            assert not optimizer.state.get(params[i])
+            assert bool(optimizer.state.get(params[i])) is case.starts_at_once
             assert_same_bits(params[i], parameters()[i], "a parameter without gradient")
 
 
@@ -91,7 +92,8 @@ def test_zero_gradients_are_a_step_like_any_other(case, way):
         before = params[0].detach().clone()
         optimizer.zero_grad(set_to_none=False)
         optimizer.step()
-        assert not torch.equal(params[0], before), "momentum and decay go on"
+        # Momentum and decay go on.
+        assert torch.equal(params[0], before) is not case.moves_along
     continue_equal(pair)
 
 
@@ -216,6 +218,7 @@ def test_options_of_a_group_changed_and_changed_back(case, change, way):
 @each_eager_way
 @each_case
 def test_weight_decay_switched_on_in_mid_run(case, way):
+    skip_without(case, "weight_decay")
     pair = Pair(case, case.typical | way | {"weight_decay": 0})
     pair.step(3)
     pair.do(lambda optimizer, _: optimizer.param_groups[0].update(weight_decay=0.1))
@@ -445,6 +448,7 @@ LAYOUTS = {
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @each_case
 def test_parameters_and_gradients_of_any_strides(case, dtype, layout, way):
+    case.skip_if_rounded_otherwise(dtype, way)
     of_p, of_g = layout
     shapes = ((4, 6), (5, 5))
     pair = Pair(case, case.typical | way, shapes=shapes, dtype=dtype)
@@ -461,10 +465,6 @@ def test_parameters_and_gradients_of_any_strides(case, dtype, layout, way):
 # ------------------------------------------------------------------ states
 
 
-def state_names(case):
-    return sorted(case.states(case.typical) - {"step"})
-
-
 @each_eager_way
 @pytest.mark.parametrize("how", ["replaced", "in place", "transposed", "copied", "of one only"])
 @each_case
@@ -475,7 +475,7 @@ def test_state_tensors_edited_by_the_user(case, how, way):
     def edit(optimizer, params):
         for i, p in enumerate(params):
             state = optimizer.state[p]
-            for name in state_names(case):
+            for name in [name for name, x in state.items() if x.dim()]:
                 if how == "replaced":
                     state[name] = torch.full_like(p, 0.25)
                 elif how == "in place":
