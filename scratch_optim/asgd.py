@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from .optimizer import Group, Optimizer, ParamsT
-from .tensors import Operand
+from .tensors import Operand, choose
 
 
 class ASGD(Optimizer):
@@ -106,10 +106,10 @@ class ASGD(Optimizer):
         t0: float,
         **_: Any,
     ) -> dict[str, Tensor]:
-        before = {name: x.clone() for name, x in scalars.items()}
+        before = {name: x[0].clone() for name, x in scalars.items()}
+        # Through the default dtype, as torch does: a difference where eta is of another one.
         scalars["eta"].copy_(torch.as_tensor(lr / (1 + lambd * lr * t) ** alpha))
-        over = (t - t0).clamp_min(1) if isinstance(t, Tensor) else max(1, t - t0)
-        scalars["mu"].copy_(torch.as_tensor(1 / over))
+        scalars["mu"].copy_(torch.as_tensor(1 / choose(t - t0 > 1, t - t0, 1)))
         return before
 
     @staticmethod

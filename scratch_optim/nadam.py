@@ -103,7 +103,7 @@ class NAdam(Optimizer):
         **_: Any,
     ) -> dict[str, Tensor]:
         scalars["mu_product"].mul_(_mu(t, betas[0], momentum_decay))
-        return scalars
+        return {name: x[0] for name, x in scalars.items()}
 
     @staticmethod
     def update(  # noqa: D102

@@ -25,6 +25,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from numbers import Real
 from operator import attrgetter
 from typing import Any, ClassVar, TypeAlias, overload
@@ -151,6 +152,12 @@ class Optimizer(torch.optim.Optimizer):
     elementwise: ClassVar[bool] = True
     """Whether the equation may be computed on any piece of a parameter. If not, on whole ones."""
 
+    late_state: ClassVar[bool] = False
+    """Whether a saved state may lack tensors that a step would have made."""
+
+    block: ClassVar[int] = BLOCK
+    """Elements in a block; fewer where the equation makes many temporaries."""
+
     takes_lists: ClassVar[bool] = True
     """Whether the equation takes lists of parameters. If not, ``foreach`` changes nothing."""
 
@@ -226,11 +233,15 @@ class Optimizer(torch.optim.Optimizer):
         parameters, and the rest is as in :meth:`update`.
 
         Returns:
-            What :meth:`update` is to see; the first element of each vector is taken.
+            What :meth:`update` is to see: of each vector a 0-dim element, before or after.
         """
         raise NotImplementedError
 
     # ------------------------------------------------------------------ options
+
+    def group_defaults(self, group: Group) -> Group:
+        """Return the options that a group like ``group`` has, with their defaults."""
+        return self.defaults
 
     def check_group(self, group: Group) -> None:
         """Raise if an option in ``group`` is not valid.
@@ -287,15 +298,16 @@ class Optimizer(torch.optim.Optimizer):
             TypeError: likewise.
         """
         if isinstance(param_group, dict):
-            for key in sorted(param_group.keys() - self.defaults.keys() - {"params"}):
-                close = difflib.get_close_matches(key, self.defaults, n=1, cutoff=0.85)
+            defaults = self.group_defaults(param_group)
+            for key in sorted(param_group.keys() - defaults.keys() - {"params"}):
+                close = difflib.get_close_matches(key, defaults, n=1, cutoff=0.85)
                 meant = _OTHER_NAMES.get(key) or (close[0] if close else None)
-                if meant in self.defaults:
+                if meant in defaults:
                     raise ValueError(
                         f"parameter group has an unknown option {key!r} (= {param_group[key]!r}); "
                         f"did you mean {meant!r}?"
                     )
-            self.check_group({**self.defaults, **param_group})
+            self.check_group({**defaults, **param_group})
         super().add_param_group(param_group)
 
     @property
@@ -339,14 +351,20 @@ class Optimizer(torch.optim.Optimizer):
         with torch.set_grad_enabled(bool(self.defaults.get("differentiable"))):
             plans = [self._plan(group) for group in self.param_groups]
             for group, (plan, grads) in zip(self.param_groups, plans, strict=True):
-                options = {name: _scalar(value) for name, value in group.items()}
-                for bucket in plan.buckets:
-                    options["kind"] = bucket.kind
-                    t, numbers = self._advance(bucket, options, found_inf)
-                    used = [grads[i] for i in bucket.indices]
-                    bucket.run(bucket, used, numbers, t, options, found_inf)
-                    bucket.first = False
+                self._carry_out(plan, grads, group, found_inf)
         return loss
+
+    def _carry_out(
+        self, plan: _Plan, grads: list[Any], group: Group, found_inf: Tensor | None
+    ) -> None:
+        """Update the parameters of a group, of which those with a gradient are in the plan."""
+        options = {name: _scalar(value) for name, value in group.items()}
+        for bucket in plan.buckets:
+            options["kind"] = bucket.kind
+            t, numbers = self._advance(bucket, options, found_inf)
+            used = [grads[i] for i in bucket.indices]
+            bucket.run(bucket, used, numbers, t, options, found_inf)
+            bucket.first = False
 
     def _advance(
         self, bucket: _Bucket, options: Mapping[str, Any], found_inf: Tensor | None
@@ -357,13 +375,13 @@ class Optimizer(torch.optim.Optimizer):
         if not others:
             return t, {}
         with torch.no_grad():
-            before = {name: x.clone() for name, x in others.items()}
+            before = [] if found_inf is None else [x.clone() for x in others.values()]
             seen = self.advance(others, t, **options)
             if found_inf is not None:
-                for name, x in others.items():
-                    x.copy_(torch.where(found_inf == 0, x, before[name]))
+                for x, old in zip(others.values(), before, strict=True):
+                    x.copy_(torch.where(found_inf.bool(), old, x))
         known = not isinstance(t, Tensor)
-        return t, {name: x[0].item() if known else x[0].double() for name, x in seen.items()}
+        return t, {name: x.item() if known else x.double() for name, x in seen.items()}
 
     def _count(
         self, bucket: _Bucket, options: Mapping[str, Any], found_inf: Tensor | None
@@ -541,10 +559,13 @@ class Optimizer(torch.optim.Optimizer):
     def _signs(self, group: Group, grads: list[Any], by_address: bool) -> list[Any]:
         """Return all that a plan for ``group`` rests on, in a form that is quick to compare."""
         params = group["params"]
+        addresses = list(map(Tensor.data_ptr, params))
         present = [g for g in grads if g is not None]
         layouts = list(map(_LAYOUT, present))
         dense = layouts.count(torch.strided) == len(layouts)
-        names = self.state_names(group, params[0]) if params else ()
+        # Where whole parameters are updated, what is kept of one may depend on its shape.
+        asked = params[:1] if self.elementwise else params
+        names = list(dict.fromkeys(name for p in asked for name in self.state_names(group, p)))
         states = [state for state in map(self.state.get, params) if state]
         signs = [
             by_address,
@@ -552,7 +573,7 @@ class Optimizer(torch.optim.Optimizer):
             _has_tensors(group),
             names,
             *map(id, params),
-            *map(Tensor.data_ptr, params),
+            *addresses,
             *[g is None for g in grads],
             *([] if dense else layouts),
         ]
@@ -564,6 +585,9 @@ class Optimizer(torch.optim.Optimizer):
             signs += map(id, tensors)
             if by_address:
                 signs += map(_address, tensors)
+        if 0 in addresses:  # a parameter that is empty or has no memory of its own, but a shard's
+            values = [x for state in states for x in state.values()]
+            signs += map(_shard, [*params, *present, *values])
         return signs
 
     def _new_plan(self, group: Group, grads: list[Any]) -> _Plan:
@@ -577,24 +601,26 @@ class Optimizer(torch.optim.Optimizer):
         alike: dict[Any, list[int]] = defaultdict(list)
         for i in updated:
             p = params[i]
-            state = self.state[p]
+            state = self.state.get(p, {})
             names = self.state_names(group, p)
             scalars = [state[name] for name in self.scalar_state(group)]
-            numbers = tuple([(x.device, x.dtype, x.item()) for x in scalars])
-            layout = _layout([p, grads[i], *[state[name] for name in names]])
+            numbers = tuple([(x.device, x.dtype, _number(x)) for x in scalars])
+            tensors = [p, grads[i], *[state[name] for name in names]]
+            local = self.elementwise and not group.get("differentiable") and _cut_alike(tensors)
+            layout = _layout(_shards(tensors) if local else tensors)
             sort = (p.device, p.dtype, self.kind(group, p), names, numbers)
-            alike[layout, started[id(p)], sort, i if repeated else None].append(i)
+            alike[layout, local, started[id(p)], sort, i if repeated else None].append(i)
         buckets = [
-            self._bucket(group, indices, layout=kind[0], first=kind[1])
+            self._bucket(group, indices, layout=kind[0], local=kind[1], first=kind[2])
             for kind, indices in alike.items()
         ]
-        held = [params[:], [list(self.state[params[i]].values()) for i in updated]]
+        held = [params[:], [list(self.state.get(params[i], {}).values()) for i in updated]]
         by_address = any(bucket.by_address for bucket in buckets)
         return _Plan(self._signs(group, grads, by_address), buckets, held)
 
     def _start(self, p: Tensor, group: Group) -> bool:
         """Give a parameter what is missing of its state; return whether anything was."""
-        state = self.state[p]
+        state = self.state.get(p, {})
         for name, value in self.scalar_state(group).items():
             if name not in state:
                 state[name] = _scalar_tensor(value, p, group)
@@ -602,9 +628,13 @@ class Optimizer(torch.optim.Optimizer):
         if missing:
             fresh = self.new_state(p, group)
             state.update({name: fresh[name] for name in missing})
+        if state:
+            self.state[p] = state
         return bool(missing)
 
-    def _bucket(self, group: Group, indices: list[int], *, layout: str, first: bool) -> _Bucket:
+    def _bucket(
+        self, group: Group, indices: list[int], *, layout: str, local: bool, first: bool
+    ) -> _Bucket:
         """Decide how to update ``group["params"][i] for i in indices``, and prepare it."""
         params: list[Tensor] = group["params"]
         on_cpu = params[indices[0]].is_cpu
@@ -614,9 +644,10 @@ class Optimizer(torch.optim.Optimizer):
             # the CPU is the loop.
             foreach = group.get("fused") is None and not (on_cpu and _is_half(params[indices[0]]))
         run: Callable[..., None] = self._eager
+        taken: Callable[[list[Tensor]], list[Tensor]] = _shards if local else _whole
         cut: Callable[[list[Tensor]], list[Tensor]] = _whole
         wrap: Callable[[list[Tensor]], Operand] = _alone
-        share_out = _each
+        share_out: Callable[[list[int]], list[slice]] = _each
         if group.get("differentiable"):
             run = self._differentiable
         elif layout == "sparse":
@@ -624,7 +655,7 @@ class Optimizer(torch.optim.Optimizer):
         elif layout == "dense" and group.get("fused"):
             # Gradients need not be made flat: the kernel reads addresses.
             run, share_out = self._fused, _by_size
-            indices = sorted(indices, key=lambda i: params[i].numel())
+            indices = sorted(indices, key=lambda i: taken([params[i]])[0].numel())
         elif (
             self.takes_lists
             and layout
@@ -636,15 +667,17 @@ class Optimizer(torch.optim.Optimizer):
                 # In half precision ATen rounds the last few elements of a loop otherwise than
                 # the rest, so that where a tensor is cut would show in the bits.
                 cuts = self.elementwise and not _is_half(params[indices[0]])
-                cut = _split if cuts else _whole
-                share_out = _by_block
+                cut = partial(_split, block=self.block) if cuts else _whole
+                share_out = partial(_by_block, block=self.block)
         elif group.get("capturable"):
             wrap = TensorList
         if params[indices[0]].is_complex() and (self.real_view or run == self._fused):
             cut = _real(cut)
+        if local:
+            cut = _mine(cut)
 
         names = self.state_names(group, params[indices[0]])
-        states = [self.state[params[i]] for i in indices]
+        states = [self.state.get(params[i], {}) for i in indices]
         whole = [params[i] for i in indices]
         thetas = cut(whole)
         rows = [cut([state[name] for state in states]) for name in names]
@@ -747,7 +780,8 @@ class Optimizer(torch.optim.Optimizer):
 
     def _loaded_group(self, number: int, group: Group, saved: Group) -> Group:
         """Return ``saved`` completed, with the parameters of ``group``."""
-        absent = self.defaults.keys() - saved.keys() - self.older_options.keys() - set(_WAYS)
+        needed = self.group_defaults(group).keys() - self.older_options.keys() - set(_WAYS)
+        absent = needed - saved.keys()
         if absent:
             raise ValueError(
                 f"parameter group {number} of the loaded state dict lacks {sorted(absent)}, which "
@@ -762,7 +796,7 @@ class Optimizer(torch.optim.Optimizer):
         if not saved:
             return
         names = self.state_names(group, p)
-        needed = {*names, *self.scalar_state(group)} if self.scalar_state(group) else set()
+        needed = set() if self.late_state else {*names, *self.scalar_state(group)}
         if needed - saved.keys():
             raise ValueError(
                 f"the loaded state of parameter {key} lacks {sorted(needed - saved.keys())}, which "
@@ -855,11 +889,16 @@ def _in_step(plan: _Plan) -> bool:
     """Whether the numbers kept for the parameters of each bucket are still equal."""
     for bucket in plan.buckets:
         for vector in bucket.scalars.values():
-            if vector.is_cpu:
+            if vector.is_cpu and len(vector) > 1:
                 numbers = vector.tolist()
                 if min(numbers) != max(numbers):
                     return False
     return True
+
+
+def _number(x: Tensor) -> Hashable:
+    """Return what tells a number from others: its value, or itself where it has none to read."""
+    return x.item() if type(x) is Tensor else id(x)
 
 
 def _stride(x: Tensor) -> tuple[int, ...] | None:
@@ -894,6 +933,25 @@ def _layout(tensors: list[Any]) -> str:
     return "dense" if alike else "strided"
 
 
+def _cut_alike(tensors: list[Any]) -> bool:
+    """Whether all are cut over several processes, and in the same way: DTensors, as of FSDP."""
+    cuts = [(x.device_mesh, x.placements) if hasattr(x, "to_local") else None for x in tensors]
+    return cuts[0] is not None and all(cut == cuts[0] for cut in cuts)
+
+
+def _shards(tensors: list[Any]) -> list[Tensor]:
+    """Return the pieces of such tensors that lie in this process."""
+    return [x.to_local() for x in tensors]
+
+
+def _shard(x: Any) -> Any:
+    """Return by what to see that a tensor is still cut in the same way and its piece in place."""
+    if not hasattr(x, "to_local"):
+        return None
+    shard = x.to_local()
+    return x.device_mesh, x.placements, shard.data_ptr(), shard.dtype, shard.stride()
+
+
 def _is_half(x: Tensor) -> bool:
     return x.dtype in (torch.float16, torch.bfloat16)
 
@@ -905,20 +963,25 @@ def _whole(tensors: list[Tensor]) -> list[Tensor]:
     return tensors
 
 
-def _split(tensors: list[Tensor]) -> list[Tensor]:
+def _split(tensors: list[Tensor], block: int) -> list[Tensor]:
     """Cut dense tensors of more than a block."""
-    if all([x.numel() <= BLOCK for x in tensors]):
+    if all([x.numel() <= block for x in tensors]):
         return tensors
     return [
         piece
         for x in tensors
-        for piece in ([x] if x.numel() <= BLOCK else x.as_strided((x.numel(),), (1,)).split(BLOCK))
+        for piece in ([x] if x.numel() <= block else x.as_strided((x.numel(),), (1,)).split(block))
     ]
 
 
 def _real(cut: Callable[[list[Tensor]], list[Tensor]]) -> Callable[[list[Tensor]], list[Tensor]]:
     """Cut complex tensors as real ones with a last dimension of 2."""
     return lambda tensors: cut([torch.view_as_real(x) for x in tensors])
+
+
+def _mine(cut: Callable[[list[Tensor]], list[Tensor]]) -> Callable[[list[Tensor]], list[Tensor]]:
+    """Cut the pieces of tensors that lie in this process."""
+    return lambda tensors: cut(_shards(tensors))
 
 
 # ... which pieces, of the sizes given, are updated together ...
@@ -932,11 +995,11 @@ def _all(sizes: list[int]) -> list[slice]:
     return [slice(0, len(sizes))]
 
 
-def _by_block(sizes: list[int]) -> list[slice]:
+def _by_block(sizes: list[int], block: int) -> list[slice]:
     """As many as make up a block."""
     slices, start, total = [], 0, 0
     for i, size in enumerate(sizes):
-        if total and total + size > BLOCK:
+        if total and total + size > block:
             slices.append(slice(start, i))
             start, total = i, 0
         total += size

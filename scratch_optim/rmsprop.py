@@ -7,7 +7,8 @@ equations 38 to 45.
     g_t     = grad f(theta_{t-1}) + lambda theta_{t-1}       weight decay lambda
     v_t     = alpha v_{t-1} + (1 - alpha) g_t^2              mean square
     a_t     = alpha a_{t-1} + (1 - alpha) g_t                mean, if centered
-    r_t     = sqrt(v_t - a_t^2) + eps                        (a_t = 0 if not centered)
+    r_t     = sqrt(v_t - a_t^2) + eps                        (a_t = 0 if not centered), or, with
+    r_t     = sqrt(v_t - a_t^2 + eps)                        eps inside the root
     b_t     = mu b_{t-1} + g_t / r_t                         momentum mu
     theta_t = theta_{t-1} - lr b_t
 """
@@ -26,14 +27,16 @@ from .tensors import Operand
 class RMSprop(Optimizer):
     """RMSprop, with momentum, plain or centered.
 
-    Agrees with ``torch.optim.RMSprop``: bit for bit, and in its state dicts. Differs from
-    TensorFlow's and Graves' form, which add eps inside the root.
+    Agrees with ``torch.optim.RMSprop``: bit for bit, and in its state dicts. By default differs
+    from Graves, TensorFlow and Keras, which add eps inside the root: ``eps_inside_root=True`` is
+    their form, but that with momentum the last two put lr into b, as
+    :class:`~scratch_optim.sgd.Momentum` does (the same as long as lr does not change).
 
     Args:
         params: what to optimize, see :class:`~scratch_optim.optimizer.Optimizer`.
         lr: learning rate, per step.
         alpha: how much of the mean square stays from step to step; in [0, 1].
-        eps: added to the root, in units of the gradient.
+        eps: added to the root, in units of the gradient; inside it, in units of its square.
         weight_decay: lambda, of the L2 penalty lambda/2 |theta|^2.
         momentum: mu.
         centered: divide by the standard deviation instead of the root mean square.
@@ -42,6 +45,8 @@ class RMSprop(Optimizer):
         maximize: climb instead of descend.
         differentiable: let autograd see the step.
         fused: compile the equation into one kernel. Not an option of torch's class.
+        eps_inside_root: add eps to the mean square, not to its root. Not an option of torch's
+            class; its state dicts count as without.
 
     State: ``step`` (0-dim); ``square_avg``, v; ``grad_avg``, a, if centered; ``momentum_buffer``,
     b, if mu > 0; the last three with the shape and dtype of the parameter.
@@ -50,7 +55,12 @@ class RMSprop(Optimizer):
         ValueError: an option out of its range.
     """
 
-    older_options = {"maximize": False, "momentum": 0, "centered": False}  # noqa: RUF012
+    older_options = {  # noqa: RUF012
+        "maximize": False,
+        "momentum": 0,
+        "centered": False,
+        "eps_inside_root": False,
+    }
     sparse_message = "RMSprop does not support sparse gradients"
 
     def __init__(
@@ -68,6 +78,7 @@ class RMSprop(Optimizer):
         differentiable: bool = False,
         *,
         fused: bool | None = None,
+        eps_inside_root: bool = False,
     ) -> None:
         defaults = {
             "lr": lr,
@@ -81,6 +92,7 @@ class RMSprop(Optimizer):
             "maximize": maximize,
             "differentiable": differentiable,
             "fused": fused,
+            "eps_inside_root": eps_inside_root,
         }
         super().__init__(params, defaults)
 
@@ -103,6 +115,7 @@ class RMSprop(Optimizer):
         weight_decay: float,
         momentum: float,
         centered: bool,
+        eps_inside_root: bool,
         **_: Any,
     ) -> None:
         if weight_decay != 0:
@@ -110,9 +123,8 @@ class RMSprop(Optimizer):
         v = state["square_avg"].mul_(alpha).addcmul_(g, g, value=1 - alpha)
         if centered:
             a = state["grad_avg"].lerp_(g, 1 - alpha)
-            r = v.addcmul(a, a, value=-1).sqrt_().add_(eps)
-        else:
-            r = v.sqrt().add_(eps)
+            v = v.addcmul(a, a, value=-1)
+        r = v.add(eps).sqrt_() if eps_inside_root else v.sqrt().add_(eps)
         if momentum > 0:
             b = state["momentum_buffer"].mul_(momentum).addcdiv_(g, r)
             theta.add_(b, alpha=-lr)

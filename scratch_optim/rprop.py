@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .optimizer import Group, Optimizer, ParamsT
+from .optimizer import BLOCK, Group, Optimizer, ParamsT
 from .tensors import Operand
 
 
@@ -49,6 +49,7 @@ class Rprop(Optimizer):
         ValueError: an option out of its range.
     """
 
+    block = BLOCK // 4
     sparse_message = "Rprop does not support sparse gradients"
 
     def __init__(
@@ -116,7 +117,7 @@ class Rprop(Optimizer):
         previous, delta = state["prev"], state["step_size"]
         s = g.mul(previous).sign_()
         grow, shrink, stay = s.gt(0), s.lt(0), s.eq(0)
-        factor = s.masked_fill_(grow, etas[1]).masked_fill_(shrink, etas[0]).masked_fill_(stay, 1)
-        delta.mul_(factor).clamp_min_(step_sizes[0]).clamp_max_(step_sizes[1])
+        s.masked_fill_(grow, etas[1]).masked_fill_(shrink, etas[0]).masked_fill_(stay, 1)
+        delta.mul_(s).clamp_min_(step_sizes[0]).clamp_max_(step_sizes[1])
         previous.copy_(g).masked_fill_(shrink, 0)
-        theta.addcmul_(previous.sign(), delta, value=-1)
+        theta.addcmul_(s.copy_(previous).sign_(), delta, value=-1)  # s: as room for the result

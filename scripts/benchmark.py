@@ -1,28 +1,37 @@
 """How long the hand-written stack takes, beside the built-in one in the same process.
 
-    python scripts/benchmark.py                      everything, about 15 minutes on 2 cores
-    python scripts/benchmark.py optimizers --quick   a first look
+    python scripts/benchmark.py                             everything, about 20 minutes on 2 cores
+    python scripts/benchmark.py optimizers --only Adam,SGD  some of the optimizers
+    python scripts/benchmark.py optimizers --quick          a first look
 
 Machines are shared and their clocks change, so no time is compared with a time of another minute.
 All contestants of a comparison take turns, in a new order each round; the figure is the median of
-the ratios of the rounds. Optimizers work on the same parameters and gradients. A report is written
-as JSON, with the versions and the machine, and as a table on the screen.
+the ratios of the rounds. Optimizers work on the same parameters and gradients. A report is shown as
+tables and written as JSON, with the versions and the machine; what ``--only`` or ``--quick``
+leaves incomplete is written only where ``--out`` says.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
+import inspect
 import json
+import math
+import multiprocessing
 import os
 import platform
 import random
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or the profiler tells of itself
 
@@ -31,29 +40,56 @@ from torch import Tensor, nn
 
 import scratch_layers
 import scratch_optim
+import scratch_optim.clip_grad
+import scratch_optim.swa_utils
+import tables
 from scratch_layers.resnet import resnet18, resnet20
 
 RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
 
-OPTIMIZERS: dict[str, dict[str, Any]] = {
+Report: TypeAlias = dict[str, list[dict[str, Any]]]
+"""The sections of a report: rows of figures."""
+
+OPTIONS: dict[str, dict[str, Any]] = {
     "SGD": {"lr": 0.01, "momentum": 0.9, "weight_decay": 1e-4},
-    "RMSprop": {"lr": 1e-3},
-    "Adam": {"lr": 1e-3},
-    "AdamW": {"lr": 1e-3},
+    # An iteration a step, so that no tolerance ends it; small, so that it has always far to go.
+    "LBFGS": {"lr": 1e-3, "max_iter": 1, "history_size": 10},
 }
+"""Options of optimizers whose defaults are not what one uses."""
+
+LIKE = {"LAMB": "AdamW", "LARS": "SGD", "Lion": "AdamW", "Momentum": "SGD"}
+"""What to put beside those that torch has not, for orientation: what one would use instead."""
+
 WAYS: dict[str, dict[str, bool]] = {
     "for-loop": {"foreach": False},
     "foreach": {"foreach": True},
     "fused": {"fused": True},
 }
+LARGE = "4 x 4096x4096"
+LARGE_ON_CPU = ("SGD", "RMSprop", "Adam", "AdamW")
+"""The optimizers to run on it on a CPU: one step in one way takes up to half a second."""
+
 SHAPES = [(64, 32), (128, 16), (256, 8), (512, 4)]  # channels, height and width
+
+
+@contextmanager
+def no_garbage() -> Iterator[None]:
+    """Collect garbage before, and none within: it would be the time and memory of another."""
+    gc.collect()
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 class Clock:
     """Times contestants in turn.
 
     Args:
-        device: is waited for around each run.
+        device: where the work is done; on CUDA its own clock times it.
         seconds: how long a comparison may take, at least.
         rounds: how many rounds it takes, at least.
     """
@@ -62,53 +98,71 @@ class Clock:
         self.device, self.seconds, self.rounds = device, seconds, rounds
 
     def once(self, run: Callable[[], Any]) -> float:
-        """Return the seconds that one run takes."""
-        self._wait()
+        """Return the seconds that one run takes, from its first line to its last result."""
+        if self.device.type == "cuda":
+            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            torch.cuda.synchronize(self.device)
+            begin.record()
+            run()
+            end.record()
+            end.synchronize()
+            return begin.elapsed_time(end) / 1e3
         start = time.perf_counter()
         run()
-        self._wait()
         return time.perf_counter() - start
 
     def compare(self, contestants: dict[str, Callable[[], Any]]) -> dict[str, list[float]]:
         """Return the seconds of each contestant in each round, after two rounds not counted."""
         times: dict[str, list[float]] = {name: [] for name in contestants}
         order = list(contestants)
-        started, done = time.perf_counter(), -2
-        while done < self.rounds or time.perf_counter() - started < self.seconds:
-            random.shuffle(order)
-            for name in order:
-                seconds = self.once(contestants[name])
-                if done >= 0:
-                    times[name].append(seconds)
-            done += 1
+        with no_garbage():
+            started, done = time.perf_counter(), -2
+            while done < self.rounds or time.perf_counter() - started < self.seconds:
+                random.shuffle(order)
+                for name in order:
+                    seconds = self.once(contestants[name])
+                    if done >= 0:
+                        times[name].append(seconds)
+                done += 1
         return times
 
-    def _wait(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
 
-
-def median_ratio(times: dict[str, list[float]], ours: str, theirs: str) -> float:
-    """Return the median over the rounds of ours / theirs."""
-    return statistics.median(a / b for a, b in zip(times[ours], times[theirs], strict=True))
+def figures(times: dict[str, list[float]], ours: str, theirs: str) -> dict[str, float]:
+    """Return the median of ours / theirs over the rounds, and the medians of both."""
+    ratios = [a / b for a, b in zip(times[ours], times[theirs], strict=True)]
+    return {
+        "ratio": statistics.median(ratios),
+        "microseconds": 1e6 * statistics.median(times[ours]),
+        "microseconds_against": 1e6 * statistics.median(times[theirs]),
+        "rounds": len(ratios),
+    }
 
 
 def peak_memory(run: Callable[[], Any], device: torch.device) -> int:
-    """Return how many bytes ``run`` held at most beyond what was there before."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        run()
-        torch.cuda.synchronize(device)
-        return torch.cuda.max_memory_allocated(device) - before
-    with torch.profiler.profile(
-        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
-    ) as profile:
-        run()
+    """Return how many bytes ``run`` held at most beyond what was there before.
+
+    It is run twice, and the second time counts.
+    """
+    with no_garbage():
+        if device.type == "cuda":
+            run()
+            torch.cuda.synchronize(device)
+            torch.cuda.reset_peak_memory_stats(device)
+            before = torch.cuda.memory_allocated(device)
+            run()
+            torch.cuda.synchronize(device)
+            return torch.cuda.max_memory_allocated(device) - before
+        with torch.profiler.profile(
+            activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
+        ) as profile:
+            run()  # what this leaves the next run may free; of older memory no event would tell
+            with torch.profiler.record_function("measured"):
+                run()
+    events = profile.profiler.kineto_results.events()
+    (begin,) = [e.start_ns() for e in events if e.name() == "measured"]
+    memory = [e for e in events if e.name() == "[memory]" and e.start_ns() >= begin]
     held = peak = 0
-    events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
-    for event in sorted(events, key=lambda e: e.start_ns()):
+    for event in sorted(memory, key=lambda e: e.start_ns()):
         held += event.nbytes()
         peak = max(peak, held)
     return peak
@@ -119,50 +173,322 @@ def parameter_sets() -> dict[str, list[torch.Size]]:
     return {
         "ResNet-20": [p.shape for p in resnet20().parameters()],
         "ResNet-18": [p.shape for p in resnet18().parameters()],
-        "4 x 4096x4096": [torch.Size((4096, 4096))] * 4,
+        LARGE: [torch.Size((4096, 4096))] * 4,
     }
 
 
-def benchmark_optimizers(clock: Clock) -> list[dict[str, Any]]:
-    """Compare a step of each optimizer, in each way, with torch's ways."""
+def parameters(shapes: Sequence[torch.Size], device: torch.device) -> list[nn.Parameter]:
+    """Return parameters of these shapes, with gradients."""
+    params = [nn.Parameter(torch.randn(shape, device=device)) for shape in shapes]
+    for p in params:
+        p.grad = 0.1 * torch.randn_like(p)
+    return params
+
+
+def known_optimizers() -> list[str]:
+    """Return the names of the optimizers of ``scratch_optim`` that take dense gradients."""
+    names = [
+        name
+        for name in set(scratch_optim.__all__) - {"Optimizer", "SparseAdam"}
+        if inspect.isclass(value := getattr(scratch_optim, name))
+        and issubclass(value, torch.optim.Optimizer)
+        and takes(value, "params")  # Lookahead takes another optimizer
+    ]
+    return sorted(names, key=str.lower)
+
+
+def original(name: str) -> str:
+    """Return the name of the optimizer of ``torch.optim`` to compare with."""
+    return name if hasattr(torch.optim, name) else LIKE.get(name, "AdamW")
+
+
+def takes(optimizer: type, option: str) -> bool:
+    """Whether the class has this option."""
+    return option in inspect.signature(optimizer).parameters
+
+
+def ways(optimizer: type) -> dict[str, dict[str, bool]]:
+    """Return the ways in which the class runs, with the options that ask for them."""
+    known = {way: how for way, how in WAYS.items() if takes(optimizer, *how)}
+    return known or {"for-loop": {}}
+
+
+def matrices(shapes: Sequence[torch.Size]) -> list[torch.Size]:
+    """Return the shapes of weights as matrices, for Muon, which takes nothing else."""
+    return [torch.Size((s[0], math.prod(s[1:]))) for s in shapes if len(s) >= 2]
+
+
+def step_of(
+    cls: type[torch.optim.Optimizer], params: list[nn.Parameter], options: dict[str, Any]
+) -> Callable[[], Any]:
+    """Return a step of an optimizer, without arguments."""
+    if cls.__name__ != "LBFGS":
+        return cls(params, **options).step
+    # It looks at how the gradient changes from step to step, so this one has parameters of its own
+    # and a function to minimize: half the sum of c theta^2.
+    own = [nn.Parameter(p.detach().clone()) for p in params]
+    curvatures = [torch.linspace(1e-3, 1, p.numel(), device=p.device).view_as(p) for p in own]
+    for p in own:
+        p.grad = torch.empty_like(p)
+
+    def closure() -> float:
+        for p, c in zip(own, curvatures, strict=True):
+            torch.mul(p.detach(), c, out=p.grad)
+        return 0.0
+
+    return partial(cls(own, **options).step, closure)
+
+
+def contestants(
+    name: str, shapes: Sequence[torch.Size], device: torch.device
+) -> dict[str, Callable[[], Any]]:
+    """Return a step of an optimizer in each way of both libraries, of the same parameters."""
+    theirs, ours = getattr(torch.optim, original(name)), getattr(scratch_optim, name)
+    params = parameters(matrices(shapes) if name == "Muon" else shapes, device)
+    return {
+        f"{library} {way}": step_of(cls, params, {**OPTIONS.get(cls.__name__, {}), **how})
+        for library, cls in (("torch", theirs), ("scratch", ours))
+        for way, how in ways(cls).items()
+    }
+
+
+REPLAYS = 10
+"""How often a captured step is replayed at a time: one takes as long as the events around it."""
+
+SETTLED = 8
+"""After so many steps no equation is new: RAdam's changes at its sixth."""
+
+
+def captured(step: Callable[[], Any]) -> Callable[[], Any]:
+    """Return replays of the CUDA graph of a step."""
+    aside = torch.cuda.Stream()
+    aside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(aside):
+        for _ in range(SETTLED):
+            step()
+    torch.cuda.current_stream().wait_stream(aside)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+
+    def run(_held: Any = step) -> None:  # the graph itself holds no memory that it works on
+        for _ in range(REPLAYS):
+            graph.replay()
+
+    return run
+
+
+def graphs(
+    name: str, shapes: Sequence[torch.Size], device: torch.device
+) -> dict[str, Callable[[], Any]]:
+    """Return captured steps, ``capturable``, where both libraries have that option."""
+    theirs, ours = getattr(torch.optim, original(name)), getattr(scratch_optim, name)
+    if not (takes(theirs, "capturable") and takes(ours, "capturable")):
+        return {}
+    params = parameters(shapes, device)
+    return {
+        f"{library} {way}": captured(
+            step_of(cls, params, {**OPTIONS.get(cls.__name__, {}), **how, "capturable": True})
+        )
+        for library, cls in (("torch", theirs), ("scratch", ours))
+        for way, how in ways(cls).items()
+        if way != "for-loop"
+    }
+
+
+def compared(
+    clock: Clock, name: str, steps: dict[str, Callable[[], Any]]
+) -> Iterator[tuple[str, str, str, dict[str, float]]]:
+    """Time steps in turn; yield each of our ways, its contestant, torch's, and the figures."""
+    times = clock.compare(steps)
+    fastest = min(
+        (key for key in times if key.startswith("torch")),
+        key=lambda key: statistics.median(times[key]),
+    )
+    for ours in steps:
+        library, way = ours.split(" ", 1)
+        if library == "scratch":
+            same = original(name) == name and f"torch {way}" in steps
+            theirs = f"torch {way}" if same else fastest
+            yield way, ours, theirs, figures(times, ours, theirs)
+
+
+def against(name: str, theirs: str) -> str:
+    """Return torch's contestant, named in full if it is no optimizer of the same name."""
+    if original(name) == name:
+        return theirs
+    library, way = theirs.split(" ", 1)
+    return f"{library} {original(name)} {way}"
+
+
+def first_steps(name: str, device: str, steps: int) -> dict[str, float]:
+    """Time the first fused steps of a process, on ResNet-18's parameters; to be run in a new one.
+
+    The learning rate changes with every step.
+
+    Returns:
+        ``first_step_seconds``; ``ten_steps_seconds``, which holds what is compiled later, such as
+        the step of SGD that finds a momentum; and how many graphs Dynamo has compiled for Inductor
+        in the first ten steps and in all.
+    """
+    optimizer = getattr(scratch_optim, name)(
+        parameters(parameter_sets()["ResNet-18"], torch.device(device)),
+        **OPTIONS.get(name, {}),
+        fused=True,
+    )
+    schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.99)
+    clock = Clock(torch.device(device), 0, 0)
+    seconds, kernels = [], []
+    for _ in range(steps):
+        seconds.append(clock.once(optimizer.step))
+        # Not imported before: the first step has to.
+        from torch._dynamo.utils import counters
+
+        kernels.append(counters["stats"]["unique_graphs"])
+        schedule.step()
+    return {
+        "first_step_seconds": seconds[0],
+        "ten_steps_seconds": sum(seconds[:10]),
+        "kernels_of_ten_steps": kernels[:10][-1],
+        "kernels": kernels[-1],
+        "steps": steps,
+    }
+
+
+def benchmark_first_steps(name: str, device: torch.device, cache: str) -> dict[str, Any]:
+    """Time the first fused steps in two new processes: without and with Inductor's cache."""
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
+    found = []
+    for steps in (10, 200):
+        # spawn: a process of its own, which has imported nothing yet.
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(1, mp_context=context) as process:
+            found.append(process.submit(first_steps, name, str(device), steps).result())
+    cold, warm = found
+    print(
+        f"{cold['first_step_seconds']:5.1f} s  {name}, first fused step; "
+        f"{warm['first_step_seconds']:.1f} s when cached",
+        flush=True,
+    )
+    return {
+        "optimizer": name,
+        **warm,
+        **{f"cold_{key}": value for key, value in cold.items() if key.endswith("seconds")},
+    }
+
+
+def benchmark_steps(
+    clock: Clock, name: str, title: str, shapes: Sequence[torch.Size]
+) -> list[dict[str, Any]]:
+    """Compare the time and memory of a step of an optimizer in each way."""
+    steps = contestants(name, shapes, clock.device)
     rows = []
-    for title, shapes in parameter_sets().items():
-        for name, options in OPTIMIZERS.items():
-            params = [nn.Parameter(torch.randn(shape, device=clock.device)) for shape in shapes]
-            for p in params:
-                p.grad = 0.1 * torch.randn_like(p)
-            steps: dict[str, Callable[[], Any]] = {}
-            for library, module in {"torch": torch.optim, "scratch": scratch_optim}.items():
-                for way, how in WAYS.items():
-                    if (library, name, way) != ("torch", "RMSprop", "fused"):
-                        optimizer = getattr(module, name)(params, **options, **how)
-                        steps[f"{library} {way}"] = optimizer.step
-            first = {key: clock.once(step) for key, step in steps.items()}
-            times = clock.compare(steps)
-            memory = {key: peak_memory(step, clock.device) for key, step in steps.items()}
-            fastest = min(
-                (key for key in times if key.startswith("torch")),
-                key=lambda key: statistics.median(times[key]),
-            )
-            for way in WAYS:
-                ours, theirs = f"scratch {way}", f"torch {way}"
-                theirs = theirs if theirs in times else fastest
-                rows.append(
-                    {
-                        "parameters": title,
-                        "optimizer": name,
-                        "way": way,
-                        "against": theirs,
-                        "ratio": median_ratio(times, ours, theirs),
-                        "microseconds": 1e6 * statistics.median(times[ours]),
-                        "microseconds_against": 1e6 * statistics.median(times[theirs]),
-                        "rounds": len(times[ours]),
-                        "peak_bytes": memory[ours],
-                        "peak_bytes_against": memory[theirs],
-                        "first_step_seconds": first[ours],
-                    }
-                )
-                print_row(rows[-1], "parameters", "optimizer", "way")
+    for way, ours, theirs, found in compared(clock, name, steps):
+        rows.append(
+            {
+                "parameters": title,
+                "optimizer": name,
+                "way": way,
+                "against": against(name, theirs),
+                **found,
+                "peak_bytes": peak_memory(steps[ours], clock.device),
+                "peak_bytes_against": peak_memory(steps[theirs], clock.device),
+            }
+        )
+        print_row(rows[-1], "parameters", "optimizer", "way")
+    return rows
+
+
+def benchmark_graphs(
+    clock: Clock, name: str, title: str, shapes: Sequence[torch.Size]
+) -> list[dict[str, Any]]:
+    """Compare the time of a captured step of an optimizer in each way."""
+    steps = graphs(name, shapes, clock.device)
+    rows: list[dict[str, Any]] = []
+    for way, _, theirs, found in compared(clock, name, steps) if steps else ():
+        for key in ("microseconds", "microseconds_against"):
+            found[key] /= REPLAYS
+        row = {"parameters": title, "optimizer": name, "way": way, "against": against(name, theirs)}
+        rows.append({**row, **found})
+        print_row(rows[-1], "parameters", "optimizer", "way")
+    return rows
+
+
+def benchmark_optimizers(clock: Clock, names: Sequence[str], *, quick: bool) -> Report:
+    """Compare steps of optimizers, in each way, with torch's ways.
+
+    Args:
+        clock: how long and where.
+        names: of the optimizers.
+        quick: without the largest parameters, and first steps of one optimizer only.
+    """
+    report: Report = {"rows": [], "compile": [], "graphs": [], "helpers": []}
+    on_cuda = clock.device.type == "cuda"
+    sets = parameter_sets()
+    for name in names:
+        with tempfile.TemporaryDirectory() as cache:  # of its own, and so cold
+            os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
+            fused = "fused" in ways(getattr(scratch_optim, name))
+            if fused and not (quick and report["compile"]):
+                report["compile"].append(benchmark_first_steps(name, clock.device, cache))
+            for step in contestants(name, sets["ResNet-20"], clock.device).values():
+                for _ in range(SETTLED):  # compiles for all sets: kernels know no shapes
+                    step()
+            for title, shapes in sets.items():
+                if title != LARGE or (not quick and (on_cuda or name in LARGE_ON_CPU)):
+                    report["rows"] += benchmark_steps(clock, name, title, shapes)
+                    if on_cuda:
+                        report["graphs"] += benchmark_graphs(clock, name, title, shapes)
+    report["helpers"] = benchmark_helpers(clock)
+    return report
+
+
+def clipping(
+    module: Any, params: list[nn.Parameter], limit: list[float], factor: float
+) -> Callable[[], Any]:
+    """Return a call of ``clip_grad_norm_`` that multiplies ``limit`` by ``factor`` first."""
+
+    def run() -> None:
+        limit[0] *= factor
+        module.clip_grad_norm_(params, limit[0])
+
+    return run
+
+
+def benchmark_helpers(clock: Clock) -> list[dict[str, Any]]:
+    """Compare what goes with a step: clipping, averages, and the one optimizer of sparse rows."""
+    rows: list[dict[str, Any]] = []
+
+    def row(what: str, title: str, ours: Callable[[], Any], theirs: Callable[[], Any]) -> None:
+        times = clock.compare({"scratch": ours, "torch": theirs})
+        rows.append({"what": what, "parameters": title, **figures(times, "scratch", "torch")})
+        print_row(rows[-1], "parameters", "what")
+
+    device = clock.device
+    for title, make in {"ResNet-20": resnet20, "ResNet-18": resnet18}.items():
+        model = make().to(device)
+        params = parameters([p.shape for p in model.parameters()], device)
+        norm = nn.utils.get_total_norm([p.grad for p in params if p.grad is not None]).item()
+        # A limit that sinks by a hair's breadth clips each time, and leaves the gradients in range.
+        for what, limit, factor in (
+            ("clip_grad_norm_ below the limit", [2 * norm], 1.0),
+            ("clip_grad_norm_ above the limit", [norm], 1 - 1e-5),
+        ):
+            libraries = (scratch_optim.clip_grad, nn.utils)
+            row(what, title, *[clipping(m, params, limit, factor) for m in libraries])
+        averages = [
+            m.AveragedModel(model, multi_avg_fn=m.get_ema_multi_avg_fn(0.999))
+            for m in (scratch_optim.swa_utils, torch.optim.swa_utils)
+        ]
+        row("EMA of the weights", title, *[partial(a.update_parameters, model) for a in averages])
+    embedding = nn.Parameter(torch.randn(100_000, 64, device=device))
+    named = torch.randperm(len(embedding), device=device)[:1024]
+    values = torch.randn(len(named), 64, device=device)
+    embedding.grad = torch.sparse_coo_tensor(
+        named[None], values, embedding.shape, check_invariants=False
+    )
+    adams = [module.SparseAdam([embedding]).step for module in (scratch_optim, torch.optim)]
+    row("step of SparseAdam", "1024 rows of 100000x64", *adams)
     return rows
 
 
@@ -177,7 +503,7 @@ def forward_backward(layer: nn.Module, x: Tensor, d_y: Tensor) -> Callable[[], N
     return run
 
 
-def benchmark_layers(clock: Clock) -> list[dict[str, Any]]:
+def benchmark_layers(clock: Clock) -> Report:
     """Compare forward and backward of the layers with native ones, float32, batch 128."""
     rows = []
     layers: dict[str, Callable[[Any, int], nn.Module]] = {
@@ -211,15 +537,12 @@ def benchmark_layers(clock: Clock) -> list[dict[str, Any]]:
                             "shape": f"{channels}x{size}x{size}",
                             "memory_format": str(memory_format).removeprefix("torch."),
                             "way": way,
-                            "ratio": median_ratio(times, way, "native"),
-                            "microseconds": 1e6 * statistics.median(times[way]),
-                            "microseconds_against": 1e6 * statistics.median(times["native"]),
-                            "rounds": len(times[way]),
+                            **figures(times, way, "native"),
                             "first_pass_seconds": first if way == "compiled" else None,
                         }
                     )
                     print_row(rows[-1], "layer", "shape", "memory_format", "way")
-    return rows
+    return {"rows": rows}
 
 
 def training_step(
@@ -241,7 +564,7 @@ def training_step(
     return run
 
 
-def benchmark_training(clock: Clock, batch: int) -> list[dict[str, Any]]:
+def benchmark_training(clock: Clock, batch: int) -> Report:
     """Compare a whole training step of ResNet-18, SGD with momentum."""
     ours, theirs = (scratch_layers, scratch_optim), (nn, torch.optim)
     eager = training_step(ours, fused=None, batch=batch, device=clock.device)
@@ -269,15 +592,14 @@ def benchmark_training(clock: Clock, batch: int) -> list[dict[str, Any]]:
                 "stack": name,
                 "against": against,
                 "batch": batch,
-                "ratio": median_ratio(times, name, against),
+                **figures(times, name, against),
                 "images_per_second": batch / statistics.median(times[name]),
                 "images_per_second_against": batch / statistics.median(times[against]),
-                "rounds": len(times[name]),
                 "first_step_seconds": first[name],
             }
         )
         print_row(rows[-1], "stack")
-    return rows
+    return {"rows": rows}
 
 
 def print_row(row: dict[str, Any], *names: str) -> None:
@@ -302,42 +624,68 @@ def machine(device: torch.device) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    """Run the benchmarks named on the command line and write their reports."""
+def parsed(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line; a mistake ends the program with a message."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    known = list(tables.OF)
     parser.add_argument(
         "what",
         nargs="*",
-        metavar="optimizers | layers | training",
-        help="what to measure (default: all three)",
+        metavar=" | ".join(known),
+        help="what to measure (default: all of it)",
     )
     default = "cuda" if torch.cuda.is_available() else "cpu"
-    parser.add_argument("--device", default=default, help="default: %(default)s")
+    parser.add_argument(
+        "--device", choices=["cpu", "cuda"], default=default, help="default: %(default)s"
+    )
     parser.add_argument("--batch", type=int, default=64, help="of the training step (%(default)s)")
+    parser.add_argument("--only", metavar="NAMES", help="optimizers to measure, as in Adam,SGD")
     parser.add_argument("--quick", action="store_true", help="a tenth of the time, less certain")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the JSON reports")
-    arguments = parser.parse_args()
-    known = ["optimizers", "layers", "training"]
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="folder for the JSON reports (default: benchmarks/results; none if the report is not "
+        "whole, with --only or --quick)",
+    )
+    arguments = parser.parse_args(argv)
     for what in arguments.what:
         if what not in known:
             parser.error(f"unknown benchmark {what!r}; choose from {', '.join(known)}")
+    arguments.what = arguments.what or known
+    optimizers = known_optimizers()
+    whole = not (arguments.only or arguments.quick)
+    arguments.only = arguments.only.split(",") if arguments.only else optimizers
+    for name in arguments.only:
+        if name not in optimizers:
+            parser.error(f"--only {name}: unknown; choose from {', '.join(optimizers)}")
+    if whole and arguments.out is None:
+        arguments.out = RESULTS
+    return arguments
 
-    device = torch.device(arguments.device)
-    clock = Clock(device, *((0.5, 5) if arguments.quick else (5.0, 15)))
-    benchmarks: dict[str, Callable[[], list[dict[str, Any]]]] = {
-        "optimizers": lambda: benchmark_optimizers(clock),
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the benchmarks named on the command line, show and write their reports."""
+    arguments = parsed(argv)
+    device, quick = torch.device(arguments.device), arguments.quick
+    benchmarks: dict[str, Callable[[], Report]] = {
+        "optimizers": lambda: benchmark_optimizers(
+            Clock(device, *((0.2, 5) if quick else (3.0, 15))), arguments.only, quick=quick
+        ),
         "layers": lambda: benchmark_layers(clock),
         "training": lambda: benchmark_training(clock, arguments.batch),
     }
+    clock = Clock(device, *((0.5, 5) if quick else (5.0, 15)))
     # A cache of its own, so that the time of the first step is that of a cold start.
     with tempfile.TemporaryDirectory() as cache:
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
-        for what in arguments.what or known:
-            report = {"benchmark": what, "machine": machine(device), "rows": benchmarks[what]()}
-            arguments.out.mkdir(parents=True, exist_ok=True)
-            path = arguments.out / f"{what}-{device.type}.json"
-            path.write_text(json.dumps(report, indent=1) + "\n")
-            print(f"-> {path}")
+        for what in arguments.what:
+            os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
+            report = {"benchmark": what, "machine": machine(device), **benchmarks[what]()}
+            print(f"\n{tables.OF[what](report)}\n")
+            if arguments.out is not None:
+                arguments.out.mkdir(parents=True, exist_ok=True)
+                path = arguments.out / f"{what}-{device.type}.json"
+                path.write_text(json.dumps(report, indent=1) + "\n")
+                print(f"-> {path}")
 
 
 if __name__ == "__main__":

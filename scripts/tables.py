@@ -53,34 +53,139 @@ def caption(content: dict[str, Any]) -> str:
     )
 
 
-def optimizers() -> str:
-    """Return the time of a step as a ratio to torch's, and the memory it takes."""
-    content = report("optimizers-cpu")
-    sets = list(dict.fromkeys(row["parameters"] for row in content["rows"]))
-    ways = list(dict.fromkeys((row["optimizer"], row["way"]) for row in content["rows"]))
+WAYS = ("for-loop", "foreach", "fused")
+
+
+def by_way(rows: Iterable[dict[str, Any]], figure: Callable[[dict[str, Any]], str]) -> str:
+    """Return a figure of each way, of rows that differ in the way alone."""
+    figures = {row["way"]: figure(row) for row in rows}
+    return " / ".join(figures.get(way, "-") for way in WAYS) if figures else ""
+
+
+def steps(rows: Sequence[dict[str, Any]]) -> str:
+    """Return the ratios of steps: a line for each optimizer, a column for each parameter set."""
+    sets = list(dict.fromkeys(row["parameters"] for row in rows))
+    weighed = "ResNet-18" if "ResNet-18" in sets else sets[0]
     lines = []
-    for optimizer, way in ways:
-        rows = [r for r in content["rows"] if (r["optimizer"], r["way"]) == (optimizer, way)]
-        ratios = {row["parameters"]: row["ratio"] for row in rows}
-        against = sorted({row["against"].removeprefix("torch ") for row in rows})
-        held = max(row["peak_bytes"] for row in rows) / 2**20
-        theirs = max(row["peak_bytes_against"] for row in rows) / 2**20
+    for optimizer in dict.fromkeys(row["optimizer"] for row in rows):
+        mine = [row for row in rows if row["optimizer"] == optimizer]
+        fused = {row["against"].removeprefix("torch ") for row in mine if row["way"] == "fused"}
+        held = [row for row in mine if row["parameters"] == weighed and "peak_bytes" in row]
         lines.append(
             [
-                f"{optimizer}, {way}",
-                ", ".join(against),
-                *[f"{ratios[name]:.2f}" for name in sets],
-                f"**{geometric_mean(ratios.values()):.2f}**",
-                f"{held:.0f} / {theirs:.0f}",
+                optimizer,
+                *[
+                    by_way([r for r in mine if r["parameters"] == s], lambda r: f"{r['ratio']:.2f}")
+                    for s in sets
+                ],
+                ", ".join(sorted(fused)) or "-",
+                *[
+                    by_way(held, lambda r, key=key: f"{r[key] / 2**20:.0f}")  # type: ignore[misc]
+                    for key in ("peak_bytes", "peak_bytes_against")
+                ],
             ]
         )
-    header = ["step of", "against torch's", *sets, "mean", "peak MiB, ours / torch's"]
-    return f"{markdown(header, lines)}\n\n{caption(content)}"
+    header = ["step of", *sets, "fused against torch's"]
+    return markdown([*header, f"MiB, {weighed}", "torch's"], lines)
 
 
-def layers() -> str:
+def means(rows: Sequence[dict[str, Any]]) -> str:
+    """Return geometric means over the optimizers that torch has too, for each way."""
+    sets = list(dict.fromkeys(row["parameters"] for row in rows))
+    own = [row for row in rows if row["against"].removeprefix("torch ") in WAYS]
+    ran = {s: {row["optimizer"] for row in own if row["parameters"] == s} for s in sets}
+    common = [s for s in sets if ran[s] == set().union(*ran.values())]
+    lines = []
+    for title, mine in {
+        "for-loop against for-loop": [r for r in own if r["way"] == "for-loop"],
+        "foreach against foreach": [r for r in own if r["way"] == "foreach"],
+        "fused against fused": [
+            r for r in own if r["way"] == "fused" and r["against"] == "torch fused"
+        ],
+        "fused against the fastest way, where torch has no fused": [
+            r for r in own if r["way"] == "fused" and r["against"] != "torch fused"
+        ],
+    }.items():
+        if not mine:
+            continue
+        cells = [[r["ratio"] for r in mine if r["parameters"] == s] for s in sets]
+        slower = sum(row["ratio"] > 1 for row in mine)
+        worst = max(mine, key=lambda r: r["ratio"])
+        lines.append(
+            [
+                title,
+                str(len({r["optimizer"] for r in mine})),
+                *[f"{geometric_mean(cell):.2f}" if cell else "" for cell in cells],
+                f"**{geometric_mean(r['ratio'] for r in mine if r['parameters'] in common):.2f}**",
+                f"{slower} of {len(mine)}",
+                f"{worst['ratio']:.2f} ({worst['optimizer']}, {worst['parameters']})",
+            ]
+        )
+    over = "all" if common == sets else " and ".join(common)
+    header = ["geometric mean", "optimizers", *sets, over, "above 1", "largest"]
+    return markdown(header, lines)
+
+
+def first_steps(rows: Sequence[dict[str, Any]]) -> str:
+    """Return what the fused way takes to start."""
+    lines = [
+        [
+            row["optimizer"],
+            *[
+                f"{row['cold_' + key]:.1f} / {row[key]:.1f}"
+                for key in ("first_step_seconds", "ten_steps_seconds")
+            ],
+            f"{row['kernels_of_ten_steps']} / {row['kernels']}",
+        ]
+        for row in rows
+    ]
+    header = ["fused", "first step, s", "first 10 steps, s"]
+    return markdown([*header, f"kernels after 10 / {rows[0]['steps']} steps"], lines)
+
+
+def helpers(rows: Sequence[dict[str, Any]]) -> str:
+    """Return the ratios of what goes with a step."""
+    lines = [
+        [
+            what,
+            ", ".join(f"{r['ratio']:.2f} ({r['parameters']})" for r in rows if r["what"] == what),
+        ]
+        for what in dict.fromkeys(row["what"] for row in rows)
+    ]
+    return markdown(["", "time, ratio"], lines)
+
+
+def optimizers(content: dict[str, Any]) -> str:
+    """Return the time of a step as a ratio to torch's, its memory, and what goes with it.
+
+    Args:
+        content: a report; of its sections, ``rows`` is there always.
+    """
+    parts = [
+        "Time of our step / time of torch's step in the same way, **for-loop / foreach / fused**, "
+        "so that 0.50 is half the time. What torch has not in that way, or not at all, stands "
+        "beside its fastest way, of that optimizer or of the one named. MiB: what a step holds at "
+        "most beyond parameters, gradients and state.",
+        steps(content["rows"]),
+        means(content["rows"]),
+    ]
+    if content.get("graphs"):
+        parts += ["The step as a captured CUDA graph, `capturable=True`:"]
+        parts += [steps(content["graphs"]), means(content["graphs"])]
+    if content.get("compile"):
+        parts += [
+            "Seconds until the fused way runs, in a new process on the parameters of ResNet-18, "
+            "without / with what an earlier process left in Inductor's cache; and the kernels "
+            "compiled while the learning rate changes with every step:",
+            first_steps(content["compile"]),
+        ]
+    if content.get("helpers"):
+        parts += ["What goes with a step:", helpers(content["helpers"])]
+    return "\n\n".join([*parts, caption(content)])
+
+
+def layers(content: dict[str, Any]) -> str:
     """Return forward plus backward of the layers as a ratio to native."""
-    content = report("layers-cpu")
     rows = content["rows"]
     shapes = list(dict.fromkeys(row["shape"] for row in rows))
     lines = []
@@ -96,9 +201,8 @@ def layers() -> str:
     return f"{markdown(header, lines)}\n\n{caption(content)}"
 
 
-def training() -> str:
+def training(content: dict[str, Any]) -> str:
     """Return a whole training step of ResNet-18 beside the built-in stack's."""
-    content = report("training-cpu")
     lines = [
         [
             row["stack"],
@@ -141,22 +245,33 @@ def adam() -> str:
     return f"```\n{textwrap.dedent(source)}```"
 
 
-TABLES: dict[str, Callable[[], str]] = {
-    "adam": adam,
+OF: dict[str, Callable[[dict[str, Any]], str]] = {
     "optimizers": optimizers,
     "layers": layers,
     "training": training,
-    "runs": runs,
 }
+"""The tables of each benchmark, from its report."""
+
+
+def table(name: str) -> str:
+    """Return what stands between the markers of that name: ``layers``, ``layers-cuda`` ..."""
+    if name in TABLES:
+        return TABLES[name]()
+    benchmark, _, device = name.partition("-")
+    return OF[benchmark](report(f"{benchmark}-{device or 'cpu'}"))
+
+
+TABLES: dict[str, Callable[[], str]] = {"adam": adam, "runs": runs}
+"""Those that no benchmark makes."""
 
 
 def filled(text: str) -> str:
     """Return ``text`` with its tables filled in."""
 
-    def table(match: re.Match[str]) -> str:
-        return f"<!-- table {match[1]} -->\n{TABLES[match[1]]()}\n<!-- end -->"
+    def fill(match: re.Match[str]) -> str:
+        return f"<!-- table {match[1]} -->\n{table(match[1])}\n<!-- end -->"
 
-    return re.sub(r"<!-- table (\w+) -->\n.*?<!-- end -->", table, text, flags=re.DOTALL)
+    return re.sub(r"<!-- table ([\w-]+) -->\n.*?<!-- end -->", fill, text, flags=re.DOTALL)
 
 
 def main() -> int:

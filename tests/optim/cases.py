@@ -609,7 +609,142 @@ RPROP = Case(
     older_options=_WAYS,
 )
 
-CASES = [SGD, RMSPROP, ADAM, ADAMW, ADADELTA, ADAGRAD, ADAMAX, NADAM, RADAM, ASGD, RPROP]
+# Torch has none of the following: the reference is ours as a loop, which tests/optim/test_papers.py
+# compares with the papers.
+
+LION = Case(
+    name="Lion",
+    options=[
+        *product(lr=[0.01], weight_decay=[0, 0.1], maximize=[False, True]),
+        {"betas": (0.5, 0.6)},
+    ],
+    typical={"lr": 0.01, "weight_decay": 0.1},
+    states=lambda _: {"exp_avg"},
+    fused=[{"lr": 0.01, "weight_decay": 0.1}],
+    torch_fused=False,
+    reference_way=_LOOP,
+    complex_reference=_LOOP,
+    error_inputs=[*_COMMON_ERRORS, {"betas": (1.0, 0.9)}, {"betas": (0.9, -0.1)}],
+    stricter_inputs=[*_COMMON_STRICTER, ({"betas": (0.9, 0.99, 0.999)}, "betas")],
+    changes=[*_CHANGES, {"betas": (0.5, 0.6)}],
+    tensor_options=[{"lr": torch.tensor(0.01)}, {"lr": torch.tensor([0.01])}],
+    differentiable={"lr": 0.01, "weight_decay": 0.1},
+    sparse_error="Lion does not support sparse gradients",
+    older_options=("maximize", "foreach", "differentiable", "fused"),
+)
+
+MOMENTUM = Case(
+    name="Momentum",
+    options=[
+        *product(lr=[0.1], weight_decay=[0, 0.1], maximize=[False, True]),
+        *product(lr=[0.1], weight_decay=[0, 0.1], nesterov=[True]),
+        {"lr": 0.1, "momentum": 0},
+    ],
+    typical={"lr": 0.1, "weight_decay": 0.1, "nesterov": True},
+    states=lambda _: {"velocity"},
+    fused=[{"lr": 0.1, "weight_decay": 0.1, "nesterov": True}],
+    torch_fused=False,
+    reference_way=_LOOP,
+    complex_reference=_LOOP,
+    error_inputs=[*_COMMON_ERRORS, {"momentum": -0.5}, {"nesterov": True, "momentum": 0}],
+    stricter_inputs=[*_COMMON_STRICTER, ({"momentum": float("nan")}, "momentum value: nan")],
+    changes=[*_CHANGES, {"momentum": 0.5}, {"momentum": 0}, {"nesterov": False}],
+    tensor_options=[{"lr": torch.tensor(0.1)}, {"lr": torch.tensor([0.1])}],
+    differentiable={"lr": 0.1, "weight_decay": 0.1},
+    sparse_error="Momentum does not support sparse gradients",
+    older_options=("maximize", "foreach", "differentiable", "fused"),
+)
+
+_LAYERWISE_STRICTER = [
+    *(e for e in _COMMON_STRICTER if "fused" not in e[0]),
+    ({"exclude": ["bias"]}, "exclude value: ['bias']"),
+]
+
+LARS = Case(
+    name="LARS",
+    options=[
+        *product(exclude=[None, False], weight_decay=[0, 0.1], maximize=[False, True]),
+        {"exclude": False, "clip": True, "lr": 0.01, "eps": 1e-2, "trust_coefficient": 0.1},
+        {"exclude": True, "nesterov": True},
+        {"nesterov": True, "weight_decay": 0.1},
+    ],
+    typical={"lr": 2.0, "weight_decay": 0.1, "nesterov": True, "eps": 1e-3, "exclude": False},
+    states=lambda _: {"velocity"},
+    fused=[],
+    torch_fused=False,
+    reference_way=_LOOP,
+    complex_reference=_LOOP,
+    error_inputs=[
+        *(e for e in _COMMON_ERRORS if "fused" not in e),
+        {"momentum": -0.5},
+        {"trust_coefficient": -1.0},
+        {"nesterov": True, "momentum": 0},
+    ],
+    stricter_inputs=_LAYERWISE_STRICTER,
+    changes=[
+        *_CHANGES,
+        {"momentum": 0.5},
+        {"trust_coefficient": 0.01},
+        {"exclude": True},
+        {"exclude": None},
+        {"clip": True},
+        {"eps": 0.1},
+    ],
+    tensor_options=[{"lr": torch.tensor(2.0)}, {"lr": torch.tensor([2.0])}],
+    differentiable={"lr": 2.0, "weight_decay": 0.1},
+    sparse_error="LARS does not support sparse gradients",
+    older_options=("maximize", "foreach", "differentiable"),
+)
+
+LAMB = Case(
+    name="LAMB",
+    options=[
+        *product(lr=[0.1], exclude=[None, False], weight_decay=[0, 0.1]),
+        {"lr": 0.1, "exclude": False, "phi": (0.5, 1.5), "bias_correction": False},
+        {"lr": 0.1, "betas": (0.5, 0.6), "eps": 1e-2, "maximize": True},
+    ],
+    typical={"lr": 0.1, "weight_decay": 0.1, "phi": (0.5, 1.5), "exclude": False},
+    states=lambda _: {"step", "exp_avg", "exp_avg_sq"},
+    fused=[],
+    torch_fused=False,
+    reference_way=_LOOP,
+    complex_reference=_LOOP,
+    error_inputs=[*_MOMENT_ERRORS, {"phi": (2.0, 1.0)}],
+    stricter_inputs=[
+        *_LAYERWISE_STRICTER,
+        ({"eps": float("nan")}, "epsilon value: nan"),
+        ({"phi": (float("nan"), 1.0)}, "phi bounds: nan, 1.0"),
+    ],
+    changes=[
+        *_CHANGES,
+        {"betas": (0.5, 0.6)},
+        {"phi": (0.0, 0.1)},
+        {"bias_correction": False},
+        {"exclude": None},
+    ],
+    tensor_options=[{"lr": torch.tensor(0.1)}, {"lr": torch.tensor([0.1])}],
+    differentiable={"lr": 0.1, "weight_decay": 0.1},
+    sparse_error="LAMB does not support sparse gradients",
+    older_options=_WAYS,
+)
+
+CASES = [
+    SGD,
+    RMSPROP,
+    ADAM,
+    ADAMW,
+    ADADELTA,
+    ADAGRAD,
+    ADAMAX,
+    NADAM,
+    RADAM,
+    ASGD,
+    RPROP,
+    LION,
+    MOMENTUM,
+    LARS,
+    LAMB,
+]
 
 
 def describe(options: Options) -> str:
@@ -624,6 +759,8 @@ def describe(options: Options) -> str:
 
 
 each_case = pytest.mark.parametrize("case", CASES, ids=repr)
+each_original = pytest.mark.parametrize("case", [c for c in CASES if c.original], ids=repr)
+each_fused_case = pytest.mark.parametrize("case", [c for c in CASES if c.fused], ids=repr)
 each_eager_way = pytest.mark.parametrize("way", EAGER_WAYS.values(), ids=EAGER_WAYS)
 each_dtype = pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
 each_device = pytest.mark.parametrize("device", DEVICES)

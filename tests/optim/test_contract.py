@@ -11,6 +11,7 @@ from cases import (
     assert_same_bits,
     each_case,
     each_eager_way,
+    each_original,
     gradients,
     parameters,
     set_gradients,
@@ -70,7 +71,7 @@ def test_defaults_and_group_keys_come_in_the_order_of_torchs(case):
         assert all(mine[k] == theirs[k] for k in theirs if k != "params")
 
 
-@each_case
+@each_original
 def test_it_is_an_optimizer_of_torch(case):
     optimizer = case.ours(parameters())
     assert isinstance(optimizer, torch.optim.Optimizer)

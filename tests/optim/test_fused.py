@@ -13,8 +13,8 @@ from cases import (
     Pair,
     assert_same_bits,
     describe,
-    each_case,
     each_device,
+    each_fused_case,
     epsilons,
     gradients,
     parameters,
@@ -176,7 +176,7 @@ def compilations(monkeypatch):
     return calls
 
 
-@each_case
+@each_fused_case
 def test_nothing_is_compiled_while_numbers_change(case, monkeypatch):
     params = parameters()
     optimizer = case.ours(params, **case.fused[0], fused=True)
@@ -199,7 +199,7 @@ def test_nothing_is_compiled_while_numbers_change(case, monkeypatch):
     assert fused.kernel.cache_info().currsize == kernels
 
 
-@each_case
+@each_fused_case
 def test_one_kernel_serves_two_models(case, monkeypatch):
     options = case.fused[0]
     first = case.ours(parameters(), **options, fused=True)

@@ -16,6 +16,7 @@ from cases import (
     each,
     each_case,
     each_eager_way,
+    each_fused_case,
     gradients,
     parameters,
     set_gradients,
@@ -152,7 +153,7 @@ def test_a_copied_optimizer_continues_bit_for_bit_and_leaves_the_original_alone(
         assert_same(before[part], after[part], part)
 
 
-@each_case
+@each_fused_case
 def test_an_optimizer_with_fused_survives_copies(case):
     for twin in (
         copy.deepcopy(case.ours(parameters(), fused=True)),
