@@ -47,6 +47,7 @@ class Adadelta(Optimizer):
         ValueError: an option out of its range.
     """
 
+    heavy = True
     sparse_message = "Adadelta does not support sparse gradients"
 
     def __init__(

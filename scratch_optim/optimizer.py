@@ -25,7 +25,6 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from numbers import Real
 from operator import attrgetter
 from typing import Any, ClassVar, TypeAlias, overload
@@ -34,17 +33,13 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import _get_capturable_supported_devices
 
-from . import fused
+from . import fused, pieces
+from .pieces import Cut, Row, Share
 from .tensors import Functional, Operand, Tape, TensorList
 
 Group: TypeAlias = dict[str, Any]
 ParamsT: TypeAlias = Iterable[Tensor] | Iterable[Group] | Iterable[tuple[str, Tensor]]
 StateDict: TypeAlias = dict[str, Any]
-
-BLOCK = 2**19
-"""Elements in a block of the foreach way on the CPU: 2 MiB an operand in float32. Of the blocks
-tried (2**16 to 2**20 on 2 cores with 1 MiB of second-level and 32 MiB of third-level cache) smaller
-ones spend their time on starting parallel loops, and larger ones gain nothing more."""
 
 # What to say of an option out of its range, and the range, by name: an option means the same in
 # every optimizer.
@@ -155,8 +150,9 @@ class Optimizer(torch.optim.Optimizer):
     late_state: ClassVar[bool] = False
     """Whether a saved state may lack tensors that a step would have made."""
 
-    block: ClassVar[int] = BLOCK
-    """Elements in a block; fewer where the equation makes many temporaries."""
+    heavy: ClassVar[bool] = False
+    """Whether the equation has so many operations, more than about eight, that small parameters are
+    worth copying together, and so many temporaries that a small model is worth cutting."""
 
     takes_lists: ClassVar[bool] = True
     """Whether the equation takes lists of parameters. If not, ``foreach`` changes nothing."""
@@ -422,11 +418,19 @@ class Optimizer(torch.optim.Optimizer):
             # lerp_ wants a weight of its own dtype (pytorch/pytorch#140601). Torch casts beta1,
             # and in bfloat16 0.999 becomes 1; as numbers they are exact.
             options = {**options, "betas": tuple(map(float, betas))}
-        pieces = bucket.cut(grads)
+        cut = bucket.cut(grads)
         grad_scale = getattr(self, "grad_scale", None)
         for at, theta, state in bucket.operands:
-            g = bucket.wrap(pieces[at])
-            self._apply(theta, g, {**state, **numbers}, t, options, grad_scale)
+            if isinstance(theta, Row):
+                row, rows = theta.read(), {name: x.read() for name, x in state.items()}
+                g = Row(cut[at]).read()
+                self._apply(row, g, {**rows, **numbers}, t, options, grad_scale)
+                theta.write(row)
+                for name, x in state.items():
+                    x.write(rows[name])
+            else:
+                g = bucket.wrap(cut[at])
+                self._apply(theta, g, {**state, **numbers}, t, options, grad_scale)
 
     def _sparse(
         self,
@@ -488,14 +492,14 @@ class Optimizer(torch.optim.Optimizer):
         if program not in bucket.calls:
             bucket.calls[program] = self._calls(bucket, len(tape.scalars), *program)
         scalars = _stack(tape.scalars, bucket.device)
-        pieces = bucket.cut(grads)
+        cut = bucket.cut(grads)
         for kernel, at, bound, gradients_at in bucket.calls[program]:
             arguments = bound.copy()
             if kernel.scalars_at is not None:
                 arguments[kernel.scalars_at] = scalars
             if kernel.found_inf_at is not None:
                 arguments[kernel.found_inf_at] = found_inf
-            for place, piece in zip(gradients_at, pieces[at], strict=True):
+            for place, piece in zip(gradients_at, cut[at], strict=True):
                 arguments[place] = piece
             kernel.call(arguments)
 
@@ -579,15 +583,15 @@ class Optimizer(torch.optim.Optimizer):
         ]
         if by_address:
             signs += map(_DTYPE, present)
-            signs += map(Tensor.stride, present) if dense else map(_stride, present)
+            signs += map(Tensor.stride, present) if dense else map(pieces.stride_of, present)
         for name in (*names, *self.scalar_state(group)):
             tensors = [state.get(name) for state in states]
             signs += map(id, tensors)
             if by_address:
-                signs += map(_address, tensors)
+                signs += map(pieces.address_of, tensors)
         if 0 in addresses:  # a parameter that is empty or has no memory of its own, but a shard's
             values = [x for state in states for x in state.values()]
-            signs += map(_shard, [*params, *present, *values])
+            signs += map(pieces.sign_of_shard, [*params, *present, *values])
         return signs
 
     def _new_plan(self, group: Group, grads: list[Any]) -> _Plan:
@@ -606,8 +610,10 @@ class Optimizer(torch.optim.Optimizer):
             scalars = [state[name] for name in self.scalar_state(group)]
             numbers = tuple([(x.device, x.dtype, _number(x)) for x in scalars])
             tensors = [p, grads[i], *[state[name] for name in names]]
-            local = self.elementwise and not group.get("differentiable") and _cut_alike(tensors)
-            layout = _layout(_shards(tensors) if local else tensors)
+            local = (
+                self.elementwise and not group.get("differentiable") and pieces.are_shards(tensors)
+            )
+            layout = pieces.layout_of(pieces.shards(tensors) if local else tensors)
             sort = (p.device, p.dtype, self.kind(group, p), names, numbers)
             alike[layout, local, started[id(p)], sort, i if repeated else None].append(i)
         buckets = [
@@ -642,39 +648,43 @@ class Optimizer(torch.optim.Optimizer):
         if foreach is None:
             # In half precision ATen's lists and loops round differently, and torch's default on
             # the CPU is the loop.
-            foreach = group.get("fused") is None and not (on_cpu and _is_half(params[indices[0]]))
+            foreach = group.get("fused") is None and not (
+                on_cpu and pieces.is_half(params[indices[0]])
+            )
         run: Callable[..., None] = self._eager
-        taken: Callable[[list[Tensor]], list[Tensor]] = _shards if local else _whole
-        cut: Callable[[list[Tensor]], list[Tensor]] = _whole
-        wrap: Callable[[list[Tensor]], Operand] = _alone
-        share_out: Callable[[list[int]], list[slice]] = _each
+        cut: Cut = pieces.whole
+        share_out: Share = pieces.each
+        wrap: Callable[[list[Tensor]], Operand] = pieces.alone
+        in_rows = False
         if group.get("differentiable"):
             run = self._differentiable
         elif layout == "sparse":
             run = self._sparse if self.sparse_entries else self._eager
         elif layout == "dense" and group.get("fused"):
             # Gradients need not be made flat: the kernel reads addresses.
-            run, share_out = self._fused, _by_size
-            indices = sorted(indices, key=lambda i: taken([params[i]])[0].numel())
+            run, share_out = self._fused, pieces.by_kernel
         elif (
             self.takes_lists
             and layout
             and foreach
             and (group.get("capturable") or not _has_tensors(group))
         ):
-            wrap, cut, share_out = TensorList, _whole, _all
+            wrap, share_out = TensorList, pieces.all_together
             if on_cpu and layout == "dense":
+                share_out = pieces.by_block
                 # In half precision ATen rounds the last few elements of a loop otherwise than
                 # the rest, so that where a tensor is cut would show in the bits.
-                cuts = self.elementwise and not _is_half(params[indices[0]])
-                cut = partial(_split, block=self.block) if cuts else _whole
-                share_out = partial(_by_block, block=self.block)
+                if self.elementwise and not pieces.is_half(params[indices[0]]):
+                    cut, in_rows = pieces.split, self.heavy
+                    share_out = pieces.by_row if in_rows else pieces.by_block
         elif group.get("capturable"):
             wrap = TensorList
         if params[indices[0]].is_complex() and (self.real_view or run == self._fused):
-            cut = _real(cut)
+            cut = pieces.real(cut)
         if local:
-            cut = _mine(cut)
+            cut = pieces.local(cut)
+        if in_rows or run == self._fused:  # small ones first
+            indices = sorted(indices, key=lambda i: sum(x.numel() for x in cut([params[i]])))
 
         names = self.state_names(group, params[indices[0]])
         states = [self.state.get(params[i], {}) for i in indices]
@@ -685,10 +695,13 @@ class Optimizer(torch.optim.Optimizer):
             (at, thetas[at], [row[at] for row in rows])
             for at in share_out([theta.numel() for theta in thetas])
         ]
-        operands = [
-            (at, wrap(theta), {name: wrap(x) for name, x in zip(names, state, strict=True)})
-            for at, theta, state in blocks
-        ]
+        small = pieces.count_small([theta.numel() for theta in thetas]) if in_rows else 0
+        operands = []
+        for at, theta, state in blocks:
+            make = Row if at.start < small else wrap
+            operands.append(
+                (at, make(theta), {n: make(x) for n, x in zip(names, state, strict=True)})
+            )
         # One vector for the step counts of all: one operation counts, one look reads.
         scalars = {name: _vector(states, name) for name in self.scalar_state(group)}
         p = thetas[0]
@@ -700,7 +713,7 @@ class Optimizer(torch.optim.Optimizer):
             blocks,
             operands,
             scalars,
-            by_address=run == self._fused or thetas is not whole,
+            by_address=run == self._fused or small > 0 or thetas is not whole,
             first=first,
             kind=self.kind(group, params[indices[0]]),
             dtype=p.dtype,
@@ -899,125 +912,6 @@ def _in_step(plan: _Plan) -> bool:
 def _number(x: Tensor) -> Hashable:
     """Return what tells a number from others: its value, or itself where it has none to read."""
     return x.item() if type(x) is Tensor else id(x)
-
-
-def _stride(x: Tensor) -> tuple[int, ...] | None:
-    return x.stride() if x.layout == torch.strided else None
-
-
-def _address(x: Any) -> int | None:
-    return x.data_ptr() if isinstance(x, Tensor) and x.layout == torch.strided else None
-
-
-def _layout(tensors: list[Any]) -> str:
-    """Return how a parameter, its gradient and its state lie in memory.
-
-    "dense": all fill a piece without gaps, with their elements in the same order, and so can be
-    read as 1-D. "strided": lists of them can be operated on. "sparse": the gradient is. "": one
-    after the other.
-    """
-    p = tensors[0]
-    if tensors[1].is_sparse:
-        return "sparse"
-    if any(type(x) not in (Tensor, torch.nn.Parameter) or x.is_sparse for x in tensors):
-        return ""
-    # The stride of a dimension of one element means nothing.
-    strides = [[s for s, n in zip(x.stride(), x.shape, strict=True) if n > 1] for x in tensors]
-    expected = 1
-    for stride, size in sorted(zip(strides[0], [n for n in p.shape if n > 1], strict=True)):
-        if stride != expected:
-            return "strided"
-        expected *= size
-    kinds = [(x.dtype, x.device, x.shape) for x in tensors]
-    alike = all(s == strides[0] for s in strides) and all(kind == kinds[0] for kind in kinds)
-    return "dense" if alike else "strided"
-
-
-def _cut_alike(tensors: list[Any]) -> bool:
-    """Whether all are cut over several processes, and in the same way: DTensors, as of FSDP."""
-    cuts = [(x.device_mesh, x.placements) if hasattr(x, "to_local") else None for x in tensors]
-    return cuts[0] is not None and all(cut == cuts[0] for cut in cuts)
-
-
-def _shards(tensors: list[Any]) -> list[Tensor]:
-    """Return the pieces of such tensors that lie in this process."""
-    return [x.to_local() for x in tensors]
-
-
-def _shard(x: Any) -> Any:
-    """Return by what to see that a tensor is still cut in the same way and its piece in place."""
-    if not hasattr(x, "to_local"):
-        return None
-    shard = x.to_local()
-    return x.device_mesh, x.placements, shard.data_ptr(), shard.dtype, shard.stride()
-
-
-def _is_half(x: Tensor) -> bool:
-    return x.dtype in (torch.float16, torch.bfloat16)
-
-
-# How tensors are cut into pieces ...
-
-
-def _whole(tensors: list[Tensor]) -> list[Tensor]:
-    return tensors
-
-
-def _split(tensors: list[Tensor], block: int) -> list[Tensor]:
-    """Cut dense tensors of more than a block."""
-    if all([x.numel() <= block for x in tensors]):
-        return tensors
-    return [
-        piece
-        for x in tensors
-        for piece in ([x] if x.numel() <= block else x.as_strided((x.numel(),), (1,)).split(block))
-    ]
-
-
-def _real(cut: Callable[[list[Tensor]], list[Tensor]]) -> Callable[[list[Tensor]], list[Tensor]]:
-    """Cut complex tensors as real ones with a last dimension of 2."""
-    return lambda tensors: cut([torch.view_as_real(x) for x in tensors])
-
-
-def _mine(cut: Callable[[list[Tensor]], list[Tensor]]) -> Callable[[list[Tensor]], list[Tensor]]:
-    """Cut the pieces of tensors that lie in this process."""
-    return lambda tensors: cut(_shards(tensors))
-
-
-# ... which pieces, of the sizes given, are updated together ...
-
-
-def _each(sizes: list[int]) -> list[slice]:
-    return [slice(i, i + 1) for i in range(len(sizes))]
-
-
-def _all(sizes: list[int]) -> list[slice]:
-    return [slice(0, len(sizes))]
-
-
-def _by_block(sizes: list[int], block: int) -> list[slice]:
-    """As many as make up a block."""
-    slices, start, total = [], 0, 0
-    for i, size in enumerate(sizes):
-        if total and total + size > block:
-            slices.append(slice(start, i))
-            start, total = i, 0
-        total += size
-    return [*slices, slice(start, len(sizes))]
-
-
-def _by_size(sizes: list[int]) -> list[slice]:
-    """Each large one alone, and small ones, which come first, together."""
-    small = next((i for i, size in enumerate(sizes) if size >= fused.LARGE), len(sizes))
-    together = [slice(i, min(i + fused.WIDTH, small)) for i in range(0, small, fused.WIDTH)]
-    return together + [slice(i, i + 1) for i in range(small, len(sizes))]
-
-
-# ... and the operand that is made of them, if they are not many.
-
-
-def _alone(pieces: list[Tensor]) -> Tensor:
-    return pieces[0]
 
 
 def _take_over(value: Any, p: Tensor | None = None, *place: Any) -> Any:

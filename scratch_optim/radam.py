@@ -25,7 +25,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .optimizer import BLOCK, Group, Optimizer, ParamsT
+from .optimizer import Group, Optimizer, ParamsT
 from .tensors import Operand, choose
 
 
@@ -57,7 +57,7 @@ class RAdam(Optimizer):
     """
 
     older_options = {"maximize": False, "decoupled_weight_decay": False}  # noqa: RUF012
-    block = BLOCK // 4
+    heavy = True
     sparse_message = "RAdam does not support sparse gradients"
 
     def __init__(

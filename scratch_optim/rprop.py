@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .optimizer import BLOCK, Group, Optimizer, ParamsT
+from .optimizer import Group, Optimizer, ParamsT
 from .tensors import Operand
 
 
@@ -49,7 +49,7 @@ class Rprop(Optimizer):
         ValueError: an option out of its range.
     """
 
-    block = BLOCK // 4
+    heavy = True
     sparse_message = "Rprop does not support sparse gradients"
 
     def __init__(

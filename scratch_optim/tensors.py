@@ -54,19 +54,8 @@ class TensorList:
         self.tensors = tensors
 
     def __getattr__(self, name: str) -> Callable[..., TensorList]:
-        operator = getattr(torch, "_foreach_" + name, None)
-
-        def method(*args: Any, **kwargs: Any) -> TensorList:
-            lists = [a.tensors if isinstance(a, TensorList) else a for a in args]
-            if operator is None or (
-                name not in _TENSOR_OPERAND and any([isinstance(a, Tensor) for a in args])
-            ):
-                result = _one_by_one(name, self.tensors, *lists, **kwargs)
-            else:
-                result = operator(self.tensors, *lists, **kwargs)
-            return self if name.endswith("_") else TensorList(list(result))
-
-        return method
+        setattr(TensorList, name, _list_method(name))  # made once
+        return getattr(self, name)
 
     # The foreach operators below take their factor as a Python number alone. A factor that is a
     # tensor on the device (capturable) is multiplied into an operand first.
@@ -113,6 +102,22 @@ class TensorList:
 
 _TENSOR_OPERAND = frozenset({"mul", "mul_", "div", "div_"})
 """The foreach operators that take a 0-dim tensor for a number."""
+
+
+def _list_method(name: str) -> Callable[..., TensorList]:
+    """Return the method ``name`` of lists."""
+    operator = getattr(torch, "_foreach_" + name, None)
+    in_place, takes_tensor = name.endswith("_"), name in _TENSOR_OPERAND
+
+    def method(self: TensorList, *args: Any, **kwargs: Any) -> TensorList:
+        lists = [a.tensors if isinstance(a, TensorList) else a for a in args]
+        if operator and (takes_tensor or not any([isinstance(a, Tensor) for a in lists])):
+            result = operator(self.tensors, *lists, **kwargs)
+        else:
+            result = _one_by_one(name, self.tensors, *lists, **kwargs)
+        return self if in_place else TensorList(list(result))
+
+    return method
 
 
 def _one_by_one(name: str, tensors: list[Tensor], *args: Any, **kwargs: Any) -> list[Tensor]:
