@@ -493,14 +493,11 @@ class Optimizer(torch.optim.Optimizer):
             bucket.calls[program] = self._calls(bucket, len(tape.scalars), *program)
         scalars = _stack(tape.scalars, bucket.device)
         cut = bucket.cut(grads)
-        for kernel, at, bound, gradients_at in bucket.calls[program]:
+        for kernel, at, bound in bucket.calls[program]:
             arguments = bound.copy()
-            if kernel.scalars_at is not None:
-                arguments[kernel.scalars_at] = scalars
-            if kernel.found_inf_at is not None:
-                arguments[kernel.found_inf_at] = found_inf
-            for place, piece in zip(gradients_at, cut[at], strict=True):
-                arguments[place] = piece
+            arguments[:2] = scalars, found_inf
+            first = 2 + kernel.width
+            arguments[first : first + at.stop - at.start] = cut[at]
             kernel.call(arguments)
 
     def _calls(
@@ -510,8 +507,8 @@ class Optimizer(torch.optim.Optimizer):
         operations: fused.Operations,
         skippable: bool,
         threads: int,
-    ) -> list[tuple[fused.Kernel, slice, list[Any], list[int]]]:
-        """Return a kernel for each block, with where its gradients stand and its arguments."""
+    ) -> list[tuple[fused.Kernel, slice, list[Any]]]:
+        """Return a kernel for each block, with which pieces it is for, and its arguments."""
         calls = []
         for at, params, states in bucket.blocks:
             small = params[0].numel() < fused.LARGE
@@ -525,7 +522,7 @@ class Optimizer(torch.optim.Optimizer):
                 skippable=skippable,
                 threads=1 if small else threads,
             )
-            calls.append((kernel, at, *kernel.bind([params, *states])))
+            calls.append((kernel, at, kernel.bind([params, *states])))
         return calls
 
     def _apply(
@@ -873,7 +870,15 @@ def _stack(scalars: list[float | Tensor], device: torch.device) -> Tensor:
     """Return the scalars as one float64 vector on ``device``."""
     if not any([isinstance(x, Tensor) for x in scalars]):
         return torch.tensor(scalars, dtype=torch.float64, device=device)
-    return torch.stack([torch.as_tensor(x, dtype=torch.float64, device=device) for x in scalars])
+    # Made on the device: a copy to it could not be captured in a CUDA graph.
+    return torch.stack(
+        [
+            x.to(device, torch.float64)
+            if isinstance(x, Tensor)
+            else torch.full((), x, dtype=torch.float64, device=device)
+            for x in scalars
+        ]
+    )
 
 
 def _scalar_tensor(value: float | Tensor, p: Tensor, group: Group) -> Tensor:

@@ -273,7 +273,10 @@ def choose(condition: bool | Tensor, a: float | Tensor, b: float | Tensor) -> An
     An equation that has cases chooses its numbers by this, so that its operations, and with them
     its kernel, are the same in all cases.
     """
-    if isinstance(condition, Tensor):
-        a, b = (torch.as_tensor(x, dtype=torch.float64, device=condition.device) for x in (a, b))
-        return torch.where(condition, a, b)
-    return a if condition else b
+    if not isinstance(condition, Tensor):
+        return a if condition else b
+    a, b = (
+        x if isinstance(x, Tensor) else torch.full_like(condition, x, dtype=torch.float64)
+        for x in (a, b)
+    )
+    return torch.where(condition, a, b)
