@@ -3,8 +3,8 @@
     python scripts/tables.py           after a benchmark
     python scripts/tables.py --check   exit with 1 if README.md does not hold what they say
 
-Adam's equation is copied from its file likewise. A table stands between ``<!-- table NAME -->``
-and ``<!-- end -->``.
+Adam's equation and the catalogue of optimizers are taken from the sources likewise. A table stands
+between ``<!-- table NAME -->`` and ``<!-- end -->``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from scratch_optim import Adam
+import torch
+
+import scratch_optim
+from scratch_optim import Adam, Optimizer
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -245,6 +248,28 @@ def adam() -> str:
     return f"```\n{textwrap.dedent(source)}```"
 
 
+def catalogue() -> str:
+    """Return what optimizers there are, each with the sentence its file begins with."""
+    lines = []
+    for name in sorted(scratch_optim.__all__, key=str.lower):
+        kind = getattr(scratch_optim, name)
+        if not inspect.isclass(kind) or kind is Optimizer:
+            continue
+        module = sys.modules[kind.__module__]
+        first, _, rest = (module.__doc__ or "").split("\n")[0].partition(": ")
+        if first != name:
+            rest = (kind.__doc__ or "").split("\n")[0]
+        link = f"[{name}](scratch_optim/{Path(module.__file__ or '').name})"
+        ways = [
+            way
+            for way in ("foreach", "fused", "differentiable", "capturable")
+            if way in inspect.signature(kind).parameters
+        ]
+        torchs = "yes" if hasattr(torch.optim, name) else ""
+        lines.append([link, rest[:1].upper() + rest[1:], ", ".join(ways), torchs])
+    return markdown(["", "", "besides the loop", "in torch"], lines)
+
+
 OF: dict[str, Callable[[dict[str, Any]], str]] = {
     "optimizers": optimizers,
     "layers": layers,
@@ -261,7 +286,7 @@ def table(name: str) -> str:
     return OF[benchmark](report(f"{benchmark}-{device or 'cpu'}"))
 
 
-TABLES: dict[str, Callable[[], str]] = {"adam": adam, "runs": runs}
+TABLES: dict[str, Callable[[], str]] = {"adam": adam, "catalogue": catalogue, "runs": runs}
 """Those that no benchmark makes."""
 
 
