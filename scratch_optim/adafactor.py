@@ -28,6 +28,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from . import pieces
 from .optimizer import Group, Optimizer, ParamsT
 
 
@@ -153,7 +154,7 @@ class Adafactor(Optimizer):
         if theta.dim() > 1:
             R = state["row_var"].lerp_(_mean_square(g, -1), w)
             C = state["col_var"].lerp_(_mean_square(g, -2), w)
-            V = R.mul(C).div_(R.mean(-2, keepdim=True).clamp_(min=eps1))
+            V = R.mul(C).div_(R.mean(-2, keepdim=True).clamp(min=eps1))
         else:
             V = state["variance"].lerp_(g.square(), w).clone()
         u = V.clamp_(min=eps1**2).rsqrt_().mul_(g)
@@ -162,9 +163,10 @@ class Adafactor(Optimizer):
 
 def _rms(x: Tensor, unit: float = 1.0) -> float:
     """Return the root mean square of the elements, in units of ``unit``."""
-    return x.norm(2).item() / (x.numel() ** 0.5 * unit)
+    return pieces.gathered(x.norm(2)).item() / (x.numel() ** 0.5 * unit)
 
 
 def _mean_square(x: Tensor, dim: int) -> Tensor:
     """Return the mean of the squares over a dimension, by a norm: it needs no copy of x."""
-    return torch.linalg.vector_norm(x, dim=dim, keepdim=True).square_().div_(x.size(dim))
+    # Out of place, here and of the mean of R: of what is cut over processes these are parts yet.
+    return torch.linalg.vector_norm(x, dim=dim, keepdim=True).square().div(x.size(dim))

@@ -27,6 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from . import pieces
 from .adam import AdamW
 from .optimizer import Group, Optimizer, ParamsT
 from .tensors import Operand, TensorList
@@ -321,7 +322,8 @@ def _muon(
 def _orthogonal(u: Operand, batched: bool, *args: Any) -> Operand:
     """Return each tensor as an orthogonal matrix of (out, in ...), in its own shape."""
     if isinstance(u, Tensor):
-        return newton_schulz(u.bfloat16().flatten(1), *args).view(u.shape)
+        matrix = pieces.gathered(u.bfloat16()).flatten(1)  # once, not in each product
+        return newton_schulz(matrix, *args).view(u.shape)
     if not batched or len(u.tensors) == 1:
         return TensorList([_orthogonal(x, False, *args) for x in u.tensors])
     matrices = torch.stack([x.bfloat16().flatten(1) for x in u.tensors])

@@ -94,6 +94,15 @@ def shards(tensors: list[Any]) -> list[Tensor]:
     return [x.to_local() for x in tensors]
 
 
+def gathered(x: Any) -> Any:
+    """Return a tensor that is cut over processes as one that all have whole; others as they are."""
+    if not hasattr(x, "to_local"):
+        return x
+    from torch.distributed.tensor import Replicate  # not there in every build of torch
+
+    return x.redistribute(placements=[Replicate()] * x.device_mesh.ndim)
+
+
 def sign_of_shard(x: Any) -> Any:
     """Return by what to see that a tensor is still cut in the same way and its piece in place."""
     if not hasattr(x, "to_local"):

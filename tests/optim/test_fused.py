@@ -90,7 +90,7 @@ class Both(Pair):
 
 
 FUSED = [(case, options) for case in CASES for options in case.fused]
-ALL = [(case, options) for case in CASES for options in case.options]
+ALL = [(case, options) for case in CASES if case.fused for options in case.options]
 
 
 def names(entries):

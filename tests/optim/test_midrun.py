@@ -23,6 +23,7 @@ from cases import (
 )
 
 import scratch_optim
+from scratch_optim.pieces import FEW
 
 SQUARE = ((4, 4), (4, 4), (6,), (3, 2, 2, 2))
 
@@ -450,7 +451,7 @@ LAYOUTS = {
 def test_parameters_and_gradients_of_any_strides(case, dtype, layout, way):
     case.skip_if_rounded_otherwise(dtype, way)
     of_p, of_g = layout
-    shapes = ((4, 6), (5, 5))
+    shapes = ((4, 6), (5, 5), *[(2, 3)] * FEW)  # enough for a row of small ones
     pair = Pair(case, case.typical | way, shapes=shapes, dtype=dtype)
     pair.do(lambda _, params: [setattr(p, "data", of_p(p.data)) for p in params])
     for step in range(6):

@@ -24,6 +24,8 @@ from cases import (
     set_gradients,
 )
 
+from scratch_optim.pieces import ROW, SMALL
+
 STEPS = 100
 
 
@@ -69,6 +71,21 @@ def test_many_tensors_that_fill_several_blocks_give_the_bits_of_torch(case, way)
     shapes = ((600, 1000), (5,), (700, 1000), (), (300, 1000), (3, 3))
     pair = Pair(case, case.typical | way, shapes=shapes)
     pair.step(3)
+    pair.check()
+
+
+@each_eager_way
+@each_case
+def test_many_small_tensors_give_the_bits_of_torch(case, way):
+    """Those that are copied together into rows, more than one, and at the limit of being small."""
+    limit = [(SMALL - 1,), (SMALL,), (SMALL + 1,)]
+    shapes = (*limit, *SHAPES, *limit, (2 * ROW,))
+    pair = Pair(case, case.typical | way, shapes=shapes)
+    pair.step(3)
+    pair.step(without=[0, 4])
+    pair.step(2)
+    pair.do(lambda _, params: [setattr(p, "data", p.data.clone()) for p in params])
+    pair.step(2)
     pair.check()
 
 

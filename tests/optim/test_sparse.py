@@ -201,6 +201,12 @@ def test_a_parameter_that_steps_later_counts_its_own_steps():
                 p.grad = None if (i == 1 and step < 3) else g
             optimizer.step()
         assert [optimizer.state[p]["step"] for p in params] == [6, 3, 6]
+        resumed = kind(params, lr=0.1)  # counts by what it loads alone, not by who came late
+        resumed.load_state_dict(optimizer.state_dict())
+        for p, g in zip(params, sparse_gradients(6), strict=True):
+            p.grad = g
+        resumed.step()
+        assert [resumed.state[p]["step"] for p in params] == [7, 4, 7]
         results.append(params)
     for p, q in zip(*results, strict=True):
         assert_same_bits(p, q, str(tuple(p.shape)))

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from scratch_optim.tensors import Functional, Recorder, Tape, TensorList, replay
+from scratch_optim.tensors import Functional, Recorder, Tape, TensorList, choose, replay
 
 # Each method of which an equation makes use, with its arguments: x and y are operands, a number
 # is a number, or a 0-dim tensor where the table says so.
@@ -31,6 +31,13 @@ METHODS = {
     "addcmul_": ("addcmul_", (OPERAND, OPERAND), {"value": NUMBER}),
     "addcdiv_": ("addcdiv_", (OPERAND, OPERAND), {"value": NUMBER}),
     "addcdiv_ plain": ("addcdiv_", (OPERAND, OPERAND), {}),
+    "mul operand": ("mul", (OPERAND,), {}),
+    "div_ operand": ("div_", (OPERAND,), {}),
+    "abs": ("abs", (), {}),
+    "sign": ("sign", (), {}),
+    "square": ("square", (), {}),
+    "reciprocal_": ("reciprocal_", (), {}),
+    "norm": ("norm", (), {}),
     "clamp_min_": ("clamp_min_", (OPERAND,), {}),
     "copy_": ("copy_", (OPERAND,), {}),
 }
@@ -241,3 +248,24 @@ def test_an_unknown_method_is_an_attribute_error(kind):
     operand = kind([torch.ones(1)]) if kind is TensorList else kind(torch.ones(1))
     with pytest.raises(AttributeError):
         operand.no_such_method_(1)
+
+
+def test_methods_that_torch_has_no_lists_for_are_called_on_each_tensor():
+    rows = values(torch.float32)
+    masks = [x > 1 for x in rows]
+    filled = TensorList([x.clone() for x in rows]).masked_fill_(TensorList(masks), 2.0)
+    sums = TensorList(rows).cumsum(dim=-1)
+    for x, mask, y, z in zip(rows, masks, filled.tensors, sums.tensors, strict=True):
+        assert_same_bits(y, torch.where(mask, 2.0, x), "masked_fill_")
+        assert_same_bits(z, x.cumsum(dim=-1), "cumsum")
+
+
+@pytest.mark.parametrize(
+    "a", [0.1, torch.tensor(0.1, dtype=torch.float64)], ids=["number", "tensor"]
+)
+@pytest.mark.parametrize("on", [True, False])
+def test_a_choice_on_a_device_is_that_of_numbers(a, on):
+    assert choose(on, a, 0.3) == (a if on else 0.3)
+    chosen = choose(torch.tensor(on), a, 0.3)
+    assert chosen.dtype == torch.float64  # as numbers are
+    assert chosen.item() == (0.1 if on else 0.3)
