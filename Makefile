@@ -13,14 +13,14 @@ train: $(VENV)/train
 	$(BIN)/python scripts/cifar10.py --log-dir runs/digits --checkpoint-dir runs/digits $(ARGS)
 
 test: $(VENV)/dev
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile $(ARGS)
 
 # lint, format, types, and the tests that take longer
 check: $(VENV)/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -m slow $(ARGS)
+	$(BIN)/python -m pytest -m slow -n 2 $(ARGS)
 
 board: $(VENV)/train
 	$(BIN)/tensorboard --logdir runs

@@ -17,16 +17,16 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from tqdm import tqdm
 
+from scratch_optim.clip_grad import adaptive_clip_grad_
 from training import checkpoint, recipes
 from training.augment import augment
 from training.checkpoint import Run
 from training.data import Data, Split
 from training.data import load as load_data
 from training.errors import DivergedError, InterruptedRunError, UsageError
-from training.options import Config
+from training.options import CLIPS, Config
 from training.result import Result, versions
 
 if TYPE_CHECKING:
@@ -157,6 +157,8 @@ class Trainer:
         self.device = data.mean.device
         self.steps_per_epoch = len(data.train) // config.batch_size
         self.fill = data.mean.round()  # of a cutout
+        self.norms = recipes.clipping(config)
+        self.clips = any(getattr(config, name) for name in CLIPS)
         self.folder = Path(config.checkpoint_dir)
         self.precision = torch.autocast(
             self.device.type, AMP[config.amp], enabled=config.amp != "off"
@@ -228,18 +230,22 @@ class Trainer:
         run.scaler.scale(loss).backward()
 
         parameters = [p for p in run.model.parameters() if p.grad is not None]
-        if measure or config.clip_grad_norm:
+        if measure or self.clips:
             run.scaler.unscale_(run.optimizer)
-            norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
+            norm = self.norms.get_total_norm([p.grad for p in parameters if p.grad is not None])
             if config.clip_grad_norm:
-                clip_grads_with_norm_(parameters, config.clip_grad_norm, norm)
+                self.norms.clip_grads_with_norm_(parameters, config.clip_grad_norm, norm)
+            elif config.clip_grad_value:
+                self.norms.clip_grad_value_(parameters, config.clip_grad_value)
+            elif config.clip_grad_ratio:
+                adaptive_clip_grad_(recipes.units(run.model), config.clip_grad_ratio)
         if measure:
             before = [p.detach().clone() for p in parameters]
         run.scaler.step(run.optimizer)
         run.scaler.update()
         if measure:
             changes = [p.detach() - b for p, b in zip(parameters, before, strict=True)]
-            ratio = get_total_norm(changes) / get_total_norm(before)
+            ratio = self.norms.get_total_norm(changes) / self.norms.get_total_norm(before)
             self.measures = {"gradient_norm": norm, "update_to_weight_ratio": ratio}
             for group, name in zip(run.optimizer.param_groups, recipes.GROUPS, strict=True):
                 self.measures[f"learning_rate/{name}"] = torch.as_tensor(group["lr"])

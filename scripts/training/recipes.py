@@ -5,17 +5,37 @@ from __future__ import annotations
 import importlib
 import inspect
 import math
+from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
+from scratch_optim.lr_scheduler import LambdaLR, LRScheduler
 from training.errors import UsageError
 from training.options import Config
 
-CLASS_NAMES = {"sgd": "SGD", "rmsprop": "RMSprop", "adam": "Adam", "adamw": "AdamW"}
+CLASS_NAMES = {
+    "sgd": "SGD", "momentum": "Momentum", "asgd": "ASGD", "rmsprop": "RMSprop", "adam": "Adam",
+    "adamw": "AdamW", "adamax": "Adamax", "nadam": "NAdam", "radam": "RAdam", "adagrad": "Adagrad",
+    "adadelta": "Adadelta", "adafactor": "Adafactor", "rprop": "Rprop", "lion": "Lion",
+    "lars": "LARS", "lamb": "LAMB", "muon": "Muon",
+}  # fmt: skip
+SETTINGS: dict[str, dict[str, Any]] = {"muon": {"auxiliary": {"lr": 3e-3, "weight_decay": 0.0}}}
 GROUPS = ("weights", "biases and normalizations")  # the optimizer's groups, in this order
+
+# What is left of the highest learning rate when the share x of the steps after the warm-up, and y
+# of all steps, are gone; the classes of scratch_optim.lr_scheduler that are the same.
+CURVES: dict[str, Callable[[float, float], float]] = {
+    "onecycle": lambda x, y: 0.5 * (1 + math.cos(math.pi * x)),  # WarmupCosineLR
+    "cosine": lambda x, y: 0.5 * (1 + math.cos(math.pi * x)),  # WarmupCosineLR
+    "linear": lambda x, y: 1 - x,  # WarmupLinearLR
+    "step": lambda x, y: 0.1 ** ((y >= 0.5) + (y >= 0.75)),  # MultiStepLR
+    "wsd": lambda x, y: 1 - math.sqrt(max(0.0, 5 * x - 4)),  # WarmupStableDecayLR, 1-sqrt
+    "inverse-time": lambda x, y: 1 / (1 + 9 * x),  # InverseTimeLR
+    "none": lambda x, y: 1.0,
+}
 
 
 def build_model(config: Config, num_classes: int, in_channels: int) -> nn.Module:
@@ -41,25 +61,28 @@ def build_optimizer(config: Config, model: nn.Module) -> Optimizer:
         "scratch_optim" if config.optim == "scratch" else "torch.optim"
     )
     cls = getattr(module, CLASS_NAMES[config.optimizer])
-    settings: dict[str, Any] = {"lr": config.lr}
-    if config.optimizer in ("sgd", "rmsprop"):
-        settings["momentum"] = config.momentum
-    if config.optimizer == "sgd":
-        settings["nesterov"] = config.nesterov
+    known = inspect.signature(cls).parameters
+    settings: dict[str, Any] = {"lr": config.lr, **SETTINGS.get(config.optimizer, {})}
+    for name in ("momentum", "nesterov"):
+        if name in known:
+            settings[name] = getattr(config, name)
     for name in ("fused", "foreach"):
         if getattr(config, name) is None:
             continue
-        if name not in inspect.signature(cls).parameters:
+        if name not in known:
             raise UsageError(
                 f"--{name}: {cls.__module__}.{cls.__name__} has no such way to run. Leave it out, "
                 "or use another --optimizer or --optim."
             )
         settings[name] = getattr(config, name)
     parameters = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in parameters if p.ndim > 1]},
+        {"params": [p for p in parameters if p.ndim <= 1]},
     ]
+    if "weight_decay" in known:
+        for group, decay in zip(groups, (config.weight_decay, 0.0), strict=True):
+            group["weight_decay"] = decay
     try:
         optimizer: Optimizer = cls(groups, **settings)
     except (RuntimeError, ValueError) as error:
@@ -71,9 +94,11 @@ def build_schedule(config: Config, optimizer: Optimizer, steps_per_epoch: int) -
     """The learning rate as a function of the step; call ``step()`` after every optimizer step.
 
     One cycle rises and falls along half cosines (L. N. Smith, N. Topin, "Super-Convergence", 2018,
-    arXiv:1708.07120), from 1/25 of the peak to 0; every other schedule warms up linearly. It is a
-    closed form of the step, so that torch's ``OneCycleLR``, which divides by zero when a phase is
-    one step long, and chains of schedulers are not needed.
+    arXiv:1708.07120), from 1/25 of the peak to 0; every other schedule warms up linearly, and its
+    first step is the first of the ramp (the classes named beside ``CURVES`` begin theirs at 0, so
+    that a step is wasted, or repeat it). It is a closed form of the step, so that ``OneCycleLR``,
+    which divides by zero when a phase is one step long, and chains of schedulers are not needed,
+    and so that a run may go on from a checkpoint with either library's optimizer.
     """
     total = config.epochs * steps_per_epoch
     warmup = min(round(config.warmup * steps_per_epoch), total - 1)
@@ -83,13 +108,19 @@ def build_schedule(config: Config, optimizer: Optimizer, steps_per_epoch: int) -
             return 0.04 + 0.96 * 0.5 * (1 - math.cos(math.pi * step / warmup))
         if step < warmup:
             return (step + 1) / warmup
-        done = (step - warmup) / (total - warmup)
-        if config.schedule in ("onecycle", "cosine"):
-            return 0.5 * (1 + math.cos(math.pi * done))
-        if config.schedule == "linear":
-            return 1 - done
-        if config.schedule == "step":
-            return 0.1 ** sum(step >= total * share for share in (0.5, 0.75))
-        return 1.0
+        return CURVES[config.schedule]((step - warmup) / (total - warmup), step / total)
 
     return LambdaLR(optimizer, factor)
+
+
+def clipping(config: Config) -> ModuleType:
+    """Where the norms of gradients, and the functions that clip them, come from."""
+    return importlib.import_module(
+        "scratch_optim.clip_grad" if config.optim == "scratch" else "torch.nn.utils"
+    )
+
+
+def units(model: nn.Module) -> list[nn.Parameter]:
+    """The parameters whose gradients adaptive clipping clips: all but the classifier's."""
+    layers = [m for m in model.modules() if not isinstance(m, nn.Linear)]
+    return [p for layer in layers for p in layer.parameters(recurse=False)]

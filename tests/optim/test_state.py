@@ -28,6 +28,8 @@ from torch.optim.optimizer import (
     register_optimizer_step_pre_hook,
 )
 
+import scratch_optim
+
 
 def trained(case, options=None, steps=3):
     params = parameters()
@@ -553,3 +555,15 @@ def test_step_has_the_dtype_that_torch_gives_it(case, default):
             assert dtypes[0] == dtypes[1]
     finally:
         torch.set_default_dtype(before)
+
+
+@pytest.mark.parametrize(
+    "kind", [*[case.ours for case in CASES], scratch_optim.Adafactor, scratch_optim.Muon]
+)
+def test_loading_and_copying_give_a_group_no_option_that_it_had_not(kind):
+    optimizer = kind(parameters(((3, 2),)))
+    before = list(optimizer.param_groups[0])
+    for _ in range(2):
+        optimizer.load_state_dict(optimizer.state_dict())
+        assert list(optimizer.param_groups[0]) == before
+    assert list(copy.deepcopy(optimizer).param_groups[0]) == before

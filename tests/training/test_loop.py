@@ -13,11 +13,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from training import loop
-from training.checkpoint import load
+from training import loop, options
+from training.checkpoint import load, save
+from training.data import load as load_data
 from training.errors import DivergedError, InterruptedRunError, UsageError
 from training.loop import permutation, train
-from training.options import make_config
+from training.options import BY_HAND_ONLY, OPTIMIZERS, SCHEDULES, make_config
 
 pytestmark = pytest.mark.usefixtures("tiny")
 
@@ -89,11 +90,24 @@ RECIPES = {
     "adamw": {"optimizer": "adamw", "schedule": "cosine", "label_smoothing": 0.1},
     "channels last": {"optimizer": "adam", "channels_last": True},
     "bfloat16": {"optimizer": "sgd", "amp": "bf16"},
+    "clipped values": {"optimizer": "sgd", "clip_grad_value": 0.01},
+    "clipped adaptively": {"optimizer": "sgd", "clip_grad_ratio": 0.01},
 }
+RECIPES |= {
+    f"schedule {name}": {"optimizer": "sgd", "schedule": name, "warmup": 0.5} for name in SCHEDULES
+}
+RECIPES |= {f"optimizer {name}": {"optimizer": name} for name in OPTIMIZERS}
 
 
-@pytest.mark.parametrize("optim", ["torch", "scratch"])
-@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES.keys())
+@pytest.mark.parametrize(
+    ("recipe", "optim"),
+    [
+        pytest.param(recipe, optim, id=f"{name}-{optim}")
+        for name, recipe in RECIPES.items()
+        for optim in ("torch", "scratch")
+        if optim == "scratch" or recipe["optimizer"] not in BY_HAND_ONLY
+    ],
+)
 def test_resumed_run_ends_with_the_same_bits(tmp_path, monkeypatch, recipe, optim):
     recipe = recipe | {"optim": optim}
     whole = train(config(tmp_path / "whole", **recipe))
@@ -169,7 +183,7 @@ def test_same_seed_same_bits_and_other_seed_other_bits(tmp_path):
     assert not torch.equal(a["fc.weight"], c["fc.weight"])
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "rmsprop", "adam", "adamw"])
+@pytest.mark.parametrize("optimizer", [name for name in OPTIMIZERS if name not in BY_HAND_ONLY])
 def test_scratch_and_torch_optimizers_train_to_the_same_bits(tmp_path, optimizer):
     for optim in ("scratch", "torch"):
         train(config(tmp_path / optim, optim=optim, optimizer=optimizer, foreach=False))
@@ -185,6 +199,23 @@ def test_a_run_may_change_from_one_library_to_the_other(tmp_path, monkeypatch):
     train(resumed(tmp_path / "a", optim="scratch"))
     train(config(tmp_path / "b", optim="torch", foreach=False))
     assert_same(load(tmp_path / "a/last.pt")["model"], load(tmp_path / "b/last.pt")["model"])
+
+
+CHOICES = {
+    **{name: {"optimizer": name} for name in OPTIMIZERS},
+    **{name: {"optimizer": "adam", "schedule": name} for name in SCHEDULES},
+    "clip_grad_norm": {"optimizer": "adam", "clip_grad_norm": 0.1},
+    "clip_grad_value": {"optimizer": "adam", "clip_grad_value": 0.01},
+    "clip_grad_ratio": {"optimizer": "sgd", "clip_grad_ratio": 0.1},
+}
+
+
+@pytest.mark.parametrize("given", CHOICES.values(), ids=CHOICES.keys())
+def test_every_choice_lowers_the_loss_on_the_digits(tmp_path, monkeypatch, given):
+    monkeypatch.setattr(loop, "load_data", lambda *args: load_data("digits", None, 0, print))
+    given = {"optim": "scratch", "dropout": 0.0, "augment": (), "batch_size": 128} | given
+    history = train(config(tmp_path, **given)).history
+    assert history[-1]["train_loss"] < history[0]["train_loss"]
 
 
 def test_learning_beats_chance(tmp_path):
@@ -267,6 +298,64 @@ def test_gradient_is_clipped_to_the_given_length(tmp_path, monkeypatch):
     lengths.clear()
     train(config(tmp_path / "b", optimizer="sgd", epochs=1, clip_grad_norm=0.01))
     assert max(lengths) <= 0.01 * (1 + 1e-5)
+
+
+def clipped(folder: Path, monkeypatch: pytest.MonkeyPatch, optim: str, **given: Any) -> list[Any]:
+    """Of each step: names, weights and gradients as the optimizer meets them."""
+    seen, real = [], loop.recipes.build_optimizer
+
+    def build(config, model):
+        optimizer = real(config, model)
+        named = list(model.named_parameters())
+        optimizer.register_step_pre_hook(
+            lambda *_: seen.append(
+                [(name, p.detach().clone(), p.grad.clone()) for name, p in named]
+            )
+        )
+        return optimizer
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.recipes, "build_optimizer", build)
+        train(config(folder, optimizer="sgd", optim=optim, epochs=1, **given))
+    return seen
+
+
+@pytest.mark.parametrize("optim", ["torch", "scratch"])
+def test_elements_of_the_gradient_are_clipped_to_the_given_size(tmp_path, monkeypatch, optim):
+    free = clipped(tmp_path / "a", monkeypatch, optim)[0]
+    bound = clipped(tmp_path / "b", monkeypatch, optim, clip_grad_value=0.01)[0]
+    assert any((g.abs() > 0.01).any() for _, _, g in free)
+    for (_, _, g), (_, _, c) in zip(free, bound, strict=True):
+        assert torch.equal(c, g.clamp(-0.01, 0.01))
+
+
+@pytest.mark.parametrize("optim", ["torch", "scratch"])
+def test_filters_are_clipped_to_the_given_ratio_and_the_classifier_is_not(
+    tmp_path, monkeypatch, optim
+):
+    free = clipped(tmp_path / "a", monkeypatch, optim)[0]
+    bound = clipped(tmp_path / "b", monkeypatch, optim, clip_grad_ratio=0.01)[0]
+    for (name, w, g), (_, _, c) in zip(free, bound, strict=True):
+        if name.startswith("fc."):
+            assert torch.equal(c, g)
+        elif name == "conv.weight":
+            ratio = c.flatten(1).norm(dim=1) / w.flatten(1).norm(dim=1)
+            assert (g.flatten(1).norm(dim=1) / w.flatten(1).norm(dim=1)).max() > 0.01
+            assert ratio.max() <= 0.01 * (1 + 1e-5)  # float32 norms
+
+
+def test_checkpoint_without_the_newer_options_goes_on(tmp_path, monkeypatch):
+    train(config(tmp_path / "whole"))
+    with monkeypatch.context() as patch:
+        at_step(patch, 8, interrupt)
+        with pytest.raises(InterruptedRunError):
+            train(config(tmp_path / "old"))
+    state = load(tmp_path / "old" / "last.pt")
+    for name in options.NEWER:
+        del state["config"][name]
+    save(tmp_path / "old" / "last.pt", state)
+    train(resumed(tmp_path / "old"))
+    assert_same(load(tmp_path / "whole" / "last.pt"), load(tmp_path / "old" / "last.pt"))
 
 
 def test_an_epoch_takes_every_image_at_most_once_and_changes_its_order():

@@ -6,9 +6,25 @@ import pytest
 import torch
 from torch import nn
 
+import scratch_optim
 from training.errors import UsageError
-from training.options import OPTIMIZERS, SCHEDULES, Config, make_config
-from training.recipes import build_model, build_optimizer, build_schedule
+from training.options import (
+    BY_HAND_ONLY,
+    BY_OPTIMIZER,
+    OPTIMIZERS,
+    SCHEDULES,
+    Config,
+    make_config,
+)
+from training.recipes import (
+    CLASS_NAMES,
+    CURVES,
+    build_model,
+    build_optimizer,
+    build_schedule,
+    clipping,
+    units,
+)
 
 
 def config(**given) -> Config:
@@ -29,10 +45,10 @@ def factors(steps_per_epoch: int = 10, **given) -> list[float]:
     return seen
 
 
-def reference(name: str, total: int, **options) -> list[float]:
-    """The same from torch's scheduler of that name."""
+def reference(name: str, total: int, module=torch.optim.lr_scheduler, **options) -> list[float]:
+    """The same from the scheduler of that name, torch's or by hand."""
     optimizer = torch.optim.SGD([torch.zeros(1)], 1.0)
-    schedule = getattr(torch.optim.lr_scheduler, name)(optimizer, **options)
+    schedule = getattr(module, name)(optimizer, **options)
     seen = []
     for _ in range(total):
         seen.append(optimizer.param_groups[0]["lr"])
@@ -52,8 +68,75 @@ def test_schedules_are_torchs_of_the_same_name():
     assert factors(epochs=10, schedule="step") == pytest.approx(expected, **same)
 
 
+BY_HAND = {  # with 20 steps of warm-up, what follows it in the remaining 80
+    "cosine": ("WarmupCosineLR", {"warmup_steps": 0, "total_steps": 80}),
+    "onecycle": ("WarmupCosineLR", {"warmup_steps": 0, "total_steps": 80}),
+    "linear": ("WarmupLinearLR", {"warmup_steps": 0, "total_steps": 80}),
+    "step": ("MultiStepLR", {"milestones": [30, 55]}),
+    "wsd": (
+        "WarmupStableDecayLR",
+        {"warmup_steps": 0, "decay_steps": 16, "total_steps": 80, "decay_type": "1-sqrt"},
+    ),
+    "inverse-time": ("InverseTimeLR", {"decay_rate": 9 / 80}),
+    "none": ("ConstantLR", {"factor": 1.0}),
+}
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_after_the_warmup_schedules_are_the_classes_of_the_library(name):
+    cls, options = BY_HAND[name]
+    expected = reference(cls, 80, scratch_optim.lr_scheduler, **options)
+    # float64, but for the order of operations; the square root near 0 takes half of the digits
+    assert factors(epochs=10, schedule=name, warmup=2.0)[20:] == pytest.approx(expected, abs=1e-8)
+
+
+ENDS = {  # of 100 steps, 20 of which are the warm-up: the first, the highest, halfway, the last
+    "onecycle": (0.04, 1.0, 0.6913, 0.0004),
+    "cosine": (0.05, 1.0, 0.6913, 0.0004),
+    "linear": (0.05, 1.0, 0.6250, 0.0125),
+    "step": (0.05, 1.0, 0.1, 0.01),
+    "wsd": (0.05, 1.0, 1.0, 0.0318),
+    "inverse-time": (0.05, 1.0, 0.2286, 0.1011),
+    "none": (0.05, 1.0, 1.0, 1.0),
+}
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_schedules_begin_peak_and_end_where_they_say(name):
+    seen = factors(epochs=10, schedule=name, warmup=2.0)
+    # 1e-4: the table has four decimals
+    assert (seen[0], max(seen), seen[50], seen[-1]) == pytest.approx(ENDS[name], abs=1e-4)
+    assert seen[20] == 1.0
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_a_schedule_goes_on_from_the_state_of_torchs_lambda(name):
+    """Which older checkpoints hold; the numbers must be those of the whole run, bit for bit."""
+    made = config(lr=0.5, epochs=10, schedule=name, warmup=2.0)
+    whole = [factor * 0.5 for factor in factors(epochs=10, schedule=name, warmup=2.0)]
+    for step in (7, 30, 90):
+        old = torch.optim.lr_scheduler.LambdaLR(
+            torch.optim.SGD([{"params": [torch.zeros(1)]}, {"params": [torch.zeros(1)]}], 0.5),
+            lambda t: whole[t] / 0.5,
+        )
+        for _ in range(step):
+            old.optimizer.step()
+            old.step()
+        optimizer = build_optimizer(made, nn.Linear(2, 2))
+        schedule = build_schedule(made, optimizer, 10)
+        schedule.load_state_dict(old.state_dict())
+        optimizer.step()
+        schedule.step()
+        assert [g["lr"] for g in optimizer.param_groups] == [whole[step + 1]] * 2
+
+
+def test_every_name_has_what_it_needs():
+    assert set(CURVES) == set(SCHEDULES)
+    assert set(CLASS_NAMES) == set(OPTIMIZERS) == set(BY_OPTIMIZER)
+
+
 def test_warmup_rises_linearly_to_the_peak_and_no_step_is_wasted():
-    for name in ("cosine", "linear", "step", "none"):
+    for name in set(SCHEDULES) - {"onecycle"}:
         seen = factors(epochs=10, schedule=name, warmup=2.0)
         assert seen[:21] == pytest.approx([*[(i + 1) / 20 for i in range(20)], 1.0])
 
@@ -77,25 +160,60 @@ def test_shortest_runs_have_a_schedule(schedule, steps, epochs, warmup):
     assert all(0 < factor <= 1 for factor in seen)
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
-@pytest.mark.parametrize("optim", ["torch", "scratch"])
+STACKS = [
+    (optim, name)
+    for optim in ("torch", "scratch")
+    for name in OPTIMIZERS
+    if optim == "scratch" or name not in BY_HAND_ONLY
+]
+
+
+@pytest.mark.parametrize(("optim", "name"), STACKS)
 def test_options_reach_the_optimizer(optim, name):
     model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
-    extra = {"momentum": 0.7} if name in ("sgd", "rmsprop") else {}
-    made = config(optim=optim, optimizer=name, lr=0.25, weight_decay=0.125, foreach=False, **extra)
+    has = BY_OPTIMIZER[name]
+    extra = {key: value for key, value in {"momentum": 0.7, "nesterov": True}.items() if key in has}
+    decay = 0.125 if "weight_decay" in has else 0.0
+    made = config(optim=optim, optimizer=name, lr=0.25, weight_decay=decay, foreach=False, **extra)
     optimizer = build_optimizer(made, model)
     assert type(optimizer).__name__.lower() == name
     assert type(optimizer).__module__.startswith("torch" if optim == "torch" else "scratch_optim")
     weights, others = optimizer.param_groups
-    assert weights["lr"] == others["lr"] == 0.25
+    assert (weights["lr"], others["lr"]) == (0.25, 3e-3 if name == "muon" else 0.25)
     assert weights["foreach"] is False
-    assert (weights["weight_decay"], others["weight_decay"]) == (0.125, 0.0)
+    if decay:
+        assert (weights["weight_decay"], others["weight_decay"]) == (0.125, 0.0)
     assert [p.ndim for p in weights["params"]] == [4]
     assert [p.ndim for p in others["params"]] == [1, 1, 1]
     for key, value in extra.items():
         assert weights[key] == value
-    if name == "sgd":
-        assert weights["nesterov"] is True
+
+
+def test_defaults_of_the_nesterov_option():
+    for name in OPTIMIZERS:
+        assert config(optimizer=name, optim="scratch").nesterov == (name in ("sgd", "muon"))
+    assert not config(optimizer="sgd", momentum=0.0).nesterov
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_torch_has_the_optimizers_that_are_not_by_hand_only(name):
+    if name in BY_HAND_ONLY:
+        with pytest.raises(UsageError, match=f"--optim torch: PyTorch has no {name} .*scratch"):
+            config(optim="torch", optimizer=name)
+    else:
+        assert hasattr(torch.optim, CLASS_NAMES[name])
+
+
+def test_clipping_comes_from_the_library_asked_for():
+    assert clipping(config(optim="scratch")) is scratch_optim.clip_grad
+    assert clipping(config(optim="torch")) is torch.nn.utils
+
+
+def test_adaptive_clipping_leaves_the_classifier_out():
+    model = build_model(config(), 10, 1)
+    found = {id(p) for p in units(model)}
+    left = [name for name, p in model.named_parameters() if id(p) not in found]
+    assert left == ["fc.weight", "fc.bias"]
 
 
 def test_a_way_to_run_that_the_optimizer_lacks_is_refused():
