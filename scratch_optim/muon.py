@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Mapping
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -49,6 +49,7 @@ def newton_schulz(
     steps: int = 5,
     coefficients: Coefficients = (3.4445, -4.7750, 2.0315),
     eps: float = 1e-7,
+    dtype: torch.dtype | None = None,
 ) -> Tensor:
     """Return about the orthogonal matrix that is nearest to ``x``, by products of matrices alone.
 
@@ -66,26 +67,29 @@ def newton_schulz(
     as good with such values as with ones.
 
     Args:
-        x: of shape (..., m, n), of any floating point dtype, in which all is computed.
+        x: of shape (..., m, n), of any floating point dtype.
         steps: how often ``p`` is applied.
         coefficients: a, b, c.
         eps: the least Frobenius norm to divide by.
+        dtype: in which all is computed. Default: that of ``x``.
 
     Returns:
-        A new tensor of the shape and dtype of ``x``.
+        A new tensor of the shape of ``x``.
     """
-    if x.size(-2) > x.size(-1):  # X X^T is then the smaller of the two products
-        return newton_schulz(x.mT, steps, coefficients, eps).mT
     if x.dim() > 3:
-        return newton_schulz(x.flatten(0, -3), steps, coefficients, eps).view(x.shape)
+        return newton_schulz(x.flatten(0, -3), steps, coefficients, eps, dtype).view(x.shape)
     a, b, c = coefficients
     addmm = torch.addmm if x.dim() == 2 else torch.baddbmm
-    X = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=eps)
+    X = x.to(dtype or x.dtype, copy=True)
+    tall = x.size(-2) > x.size(-1)
+    if tall:  # X X^T is then the smaller of the two products
+        X = X.mT
+    X.div_(X.norm(dim=(-2, -1), keepdim=True).clamp(min=eps))
     for _ in range(steps):
         A = X @ X.mT
         B = addmm(A, A, A, beta=b, alpha=c)  # b A + c A^2
         X = addmm(X, B, X, beta=a)  # a X + B X
-    return X
+    return X.mT if tall else X
 
 
 class Muon(Optimizer):
@@ -313,21 +317,22 @@ def _muon(
     u = state["momentum_buffer"].lerp_(g, 1 - momentum)
     if nesterov:
         u = g.lerp(u, momentum)
-    o = _orthogonal(u, bool(foreach), ns_steps, ns_coefficients, eps)
+    orthogonal = partial(newton_schulz, steps=ns_steps, coefficients=ns_coefficients, eps=eps)
+    o = _orthogonal(u, bool(foreach), orthogonal)
     if weight_decay != 0:
         theta.mul_(1 - lr * weight_decay)
     theta.add_(o, alpha=-(lr * SCALES[adjust_lr_fn](*kind)))
 
 
-def _orthogonal(u: Operand, batched: bool, *args: Any) -> Operand:
+def _orthogonal(u: Operand, batched: bool, orthogonal: Callable[..., Tensor]) -> Operand:
     """Return each tensor as an orthogonal matrix of (out, in ...), in its own shape."""
     if isinstance(u, Tensor):
-        matrix = pieces.gathered(u.bfloat16()).flatten(1)  # once, not in each product
-        return newton_schulz(matrix, *args).view(u.shape)
+        matrix = pieces.gathered(u).flatten(1)  # once, not in each product
+        return orthogonal(matrix, dtype=torch.bfloat16).reshape(u.shape)
     if not batched or len(u.tensors) == 1:
-        return TensorList([_orthogonal(x, False, *args) for x in u.tensors])
+        return TensorList([_orthogonal(x, False, orthogonal) for x in u.tensors])
     matrices = torch.stack([x.bfloat16().flatten(1) for x in u.tensors])
-    results = newton_schulz(matrices, *args).unbind()
+    results = orthogonal(matrices).unbind()
     return TensorList([o.view(x.shape) for o, x in zip(results, u.tensors, strict=True)])
 
 

@@ -721,7 +721,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take over what ``copy``, ``pickle`` or :meth:`load_state_dict` hand in."""
-        declared = set(state["defaults"] if "defaults" in state else self.defaults)
+        declared = set({**vars(self), **state}["defaults"])
         super().__setstate__(state)
         if "differentiable" not in declared:  # which torch adds, though the class has it not
             del self.defaults["differentiable"]

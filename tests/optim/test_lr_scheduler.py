@@ -81,15 +81,17 @@ def of(name: str, *option_sets: dict[str, Any]) -> list[Entry]:
         return getattr(library, name)(optimizer, **copy.deepcopy(options))
 
     def text(value):
-        return getattr(value, "__name__", None) or type(value).__name__
+        if isinstance(value, (list, tuple)):
+            return f"[{','.join(map(text, value))}]"
+        if callable(value):
+            return getattr(value, "__name__", None) or type(value).__name__
+        return str(value)
 
     return [
         Entry(
             name,
             partial(make, options),
-            ",".join(
-                f"{k}={text(v) if callable(v) else v}".replace(" ", "") for k, v in options.items()
-            ),
+            ",".join(f"{k}={text(v)}".replace(" ", "") for k, v in options.items()),
         )
         for options in option_sets
     ]
