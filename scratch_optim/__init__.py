@@ -18,13 +18,14 @@ from .lamb import LAMB
 from .lars import LARS
 from .lbfgs import LBFGS
 from .lion import Lion
+from .momentum import Momentum
 from .muon import Muon
 from .nadam import NAdam
 from .optimizer import Optimizer
 from .radam import RAdam
 from .rmsprop import RMSprop
 from .rprop import Rprop
-from .sgd import SGD, Momentum
+from .sgd import SGD
 from .sparse_adam import SparseAdam
 from .stateless import swap_in_optimizer_params_and_state
 

@@ -30,7 +30,7 @@ class RMSprop(Optimizer):
     Agrees with ``torch.optim.RMSprop``: bit for bit, and in its state dicts. By default differs
     from Graves, TensorFlow and Keras, which add eps inside the root: ``eps_inside_root=True`` is
     their form, but that with momentum the last two put lr into b, as
-    :class:`~scratch_optim.sgd.Momentum` does (the same as long as lr does not change).
+    :class:`~scratch_optim.momentum.Momentum` does (the same as long as lr does not change).
 
     Args:
         params: what to optimize, see :class:`~scratch_optim.optimizer.Optimizer`.

@@ -33,8 +33,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from scratch_optim.lamb import LAMB
 from scratch_optim.lars import LARS
 from scratch_optim.lion import Lion
+from scratch_optim.momentum import Momentum
 from scratch_optim.rmsprop import RMSprop
-from scratch_optim.sgd import SGD, Momentum
+from scratch_optim.sgd import SGD
 from scratch_optim.tensors import TensorList
 
 STEPS = 50
