@@ -26,9 +26,9 @@ class Momentum(Optimizer):
 
     Agrees with Polyak, with Sutskever et al. and with ``keras.optimizers.SGD``. Differs from
     :class:`~scratch_optim.sgd.SGD` and from TensorFlow's ``MomentumOptimizer``, which keep
-    b_t = gamma b_{t-1} + g_t and step by lr_t b_t. While lr is constant v_t = lr b_t, and both take the same steps. After a
-    change of lr what is still under way keeps the speed it was given here, and takes the new one
-    there: with gradients g_1, g_2 the second step is
+    b_t = gamma b_{t-1} + g_t and step by lr_t b_t. While lr is constant v_t = lr b_t, and both take
+    the same steps. After a change of lr what is still under way keeps the speed it was given here,
+    and takes the new one there: with gradients g_1, g_2 the second step is
 
         v_2     = gamma lr_1 g_1 + lr_2 g_2                  and with SGD
         lr_2 b_2 = gamma lr_2 g_1 + lr_2 g_2
