@@ -84,7 +84,7 @@ def newton_schulz(
     tall = x.size(-2) > x.size(-1)
     if tall:  # X X^T is then the smaller of the two products
         X = X.mT
-    X.div_(X.norm(dim=(-2, -1), keepdim=True).clamp(min=eps))
+    X.div_(torch.linalg.vector_norm(X, dim=(-2, -1), keepdim=True).clamp(min=eps))
     for _ in range(steps):
         A = X @ X.mT
         B = addmm(A, A, A, beta=b, alpha=c)  # b A + c A^2
@@ -139,6 +139,7 @@ class Muon(Optimizer):
         "ns_steps": ("ns_steps should be >= 0 but is: {}", 0, math.inf),
     }
     elementwise = False
+    lists_by_default = False
     sparse_message = "Muon does not support sparse gradients"
 
     def __init__(

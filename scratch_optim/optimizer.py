@@ -154,6 +154,9 @@ class Optimizer(torch.optim.Optimizer):
     """Whether the equation has so many operations, more than about eight, that small parameters are
     worth copying together, and so many temporaries that a small model is worth cutting."""
 
+    lists_by_default: ClassVar[bool] = True
+    """Whether lists are taken where neither ``foreach`` nor ``fused`` is given."""
+
     takes_lists: ClassVar[bool] = True
     """Whether the equation takes lists of parameters. If not, ``foreach`` changes nothing."""
 
@@ -645,9 +648,8 @@ class Optimizer(torch.optim.Optimizer):
         if foreach is None:
             # In half precision ATen's lists and loops round differently, and torch's default on
             # the CPU is the loop.
-            foreach = group.get("fused") is None and not (
-                on_cpu and pieces.is_half(params[indices[0]])
-            )
+            half_on_cpu = on_cpu and pieces.is_half(params[indices[0]])
+            foreach = self.lists_by_default and group.get("fused") is None and not half_on_cpu
         run: Callable[..., None] = self._eager
         cut: Cut = pieces.whole
         share_out: Share = pieces.each
