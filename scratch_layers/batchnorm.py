@@ -43,6 +43,7 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from scratch_layers import kernels
+from scratch_layers.function import Function, accumulate_dtype
 
 
 def statistics(X: Tensor) -> tuple[Tensor, Tensor]:
@@ -131,19 +132,12 @@ def channel_sum(x: Tensor) -> Tensor:
     return x.sum(list(range(2, x.dim()))).sum(0)
 
 
-def accumulate_dtype(x: Tensor) -> torch.dtype:
-    """The dtype to compute in: float32 for float16 and bfloat16, else that of x."""
-    return torch.promote_types(x.dtype, torch.float32)
-
-
-class BatchNormFunction(torch.autograd.Function):
+class BatchNormFunction(Function):
     """The equations as one node of the graph. It saves x, γ, μ and s, as native does.
 
     Called with (X, γ, β, None, None, ε) it returns (y, μ, s, m / (m - 1) σ²) of the batch; called
     with μ and σ², which are constants then, (y, s). X is (N, C, *) of at least three dimensions.
     """
-
-    generate_vmap_rule = True
 
     @staticmethod
     def forward(
@@ -167,6 +161,7 @@ class BatchNormFunction(torch.autograd.Function):
         ctx.mark_non_differentiable(output[-1])
         mu, s = output[1:3] if ctx.of_batch else (mu, output[1])
         ctx.save_for_backward(X, gamma, mu, s)
+        ctx.save_for_forward(X, gamma, mu, s)
 
     @staticmethod
     def backward(ctx: Any, d_y: Tensor | None, *d_statistics: Tensor | None) -> Any:
@@ -178,20 +173,8 @@ class BatchNormFunction(torch.autograd.Function):
         d_gamma, d_beta = d_gamma if ctx.has_gamma else None, d_beta if ctx.has_beta else None
         return d_x, d_gamma, d_beta, None, None, None
 
-
-class ForwardDifferentiable(BatchNormFunction):
-    """The same with its forward derivative: apart, since torch.compile refuses a ``jvp``."""
-
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        """Save what the derivatives need."""
-        BatchNormFunction.setup_context(ctx, inputs, output)
-        X, gamma, _, mu, _, _ = inputs
-        mu, s = output[1:3] if ctx.of_batch else (mu, output[1])
-        ctx.save_for_forward(X, gamma, mu, s)
-
-    @staticmethod
-    def jvp(
+    def tangent(
         ctx: Any,
         t_x: Tensor | None,
         t_gamma: Tensor | None,
@@ -216,23 +199,6 @@ class ForwardDifferentiable(BatchNormFunction):
             t_y = t_y + along(x, t_beta)
         t_y = t_y.to(X.dtype)
         return (t_y, t_mu, t_s, None) if ctx.of_batch else (t_y, None)
-
-
-class Direct(ForwardDifferentiable):
-    """The same for where no transform of ``torch.func`` is at work.
-
-    Those need a ``setup_context``, and where there is one torch inspects the signature of
-    ``forward`` on every call, which takes 20 µs, as much as all of a small native layer.
-    """
-
-    setup_context = torch.autograd.Function.setup_context
-
-    @staticmethod
-    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, ...]:
-        """Equations: :func:`forward`."""
-        output = BatchNormFunction.forward(*inputs)
-        ForwardDifferentiable.setup_context(ctx, inputs, output)
-        return output
 
 
 class _BatchNorm(nn.modules.batchnorm._BatchNorm):
@@ -317,18 +283,13 @@ class _BatchNorm(nn.modules.batchnorm._BatchNorm):
         weight, bias, mean, var = self.weight, self.bias, self.running_mean, self.running_var
         of_batch = self.training or (mean is None and var is None)
         self._check(input, of_batch, running_mean=mean, running_var=var, weight=weight, bias=bias)
-        function: type[BatchNormFunction] = Direct
-        if torch.compiler.is_compiling():
-            function = BatchNormFunction
-        elif torch._C._are_functorch_transforms_active():
-            function = ForwardDifferentiable
         X = input.unsqueeze(-1) if input.dim() == 2 else input
         if of_batch:
-            y, mu, _, unbiased = function.apply(X, weight, bias, None, None, self.eps)
+            y, mu, _, unbiased = BatchNormFunction.call(X, weight, bias, None, None, self.eps)
             if self.training and self.track_running_stats:
                 self._track(mean, mu.detach(), var, unbiased, X.numel() == 0)
         else:
-            y, _ = function.apply(X, weight, bias, mean, var, self.eps)
+            y, _ = BatchNormFunction.call(X, weight, bias, mean, var, self.eps)
         return y.squeeze(-1) if input.dim() == 2 else y
 
     def _track(

@@ -35,13 +35,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from scratch_layers.function import Function
+
 ALPHA = 1.7580993408473766  # α' = λ α, with SELU's λ = 1.0507009873554805, α = 1.6732632423543772
 
 
-class DropoutFunction(torch.autograd.Function):
+class DropoutFunction(Function):
     """y = x k a + c as one node of the graph; saves k (bool, broadcast against x) and a (0-dim)."""
-
-    generate_vmap_rule = True
 
     @staticmethod
     def forward(x: Tensor, k: Tensor, a: Tensor, c: Tensor | None) -> Tensor:
@@ -54,6 +54,7 @@ class DropoutFunction(torch.autograd.Function):
         """Save what the derivative needs."""
         _, k, a, _ = inputs
         ctx.save_for_backward(k, a)
+        ctx.save_for_forward(k, a)
 
     @staticmethod
     def backward(ctx: Any, d_y: Tensor) -> Any:
@@ -61,19 +62,8 @@ class DropoutFunction(torch.autograd.Function):
         k, a = ctx.saved_tensors
         return d_y * k * a, None, None, None
 
-
-class ForwardDifferentiable(DropoutFunction):
-    """The same with its forward derivative: apart, since torch.compile refuses a ``jvp``."""
-
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        """Save what the derivatives need."""
-        DropoutFunction.setup_context(ctx, inputs, output)
-        _, k, a, _ = inputs
-        ctx.save_for_forward(k, a)
-
-    @staticmethod
-    def jvp(ctx: Any, t_x: Tensor, *_: None) -> Tensor:
+    def tangent(ctx: Any, t_x: Tensor, *_: None) -> Tensor:
         """ẏ = ẋ k a."""
         k, a = ctx.saved_tensors
         return t_x * k * a
@@ -123,8 +113,7 @@ class _Dropout(nn.modules.dropout._DropoutNd):
                 k = x.new_empty(shape, dtype=torch.bool)
             k.bernoulli_(1 - p)
             a, c = self._scale_and_offset(k, x)
-        function = DropoutFunction if torch.compiler.is_compiling() else ForwardDifferentiable
-        y = function.apply(x, k, a, c)
+        y = DropoutFunction.call(x, k, a, c)
         return x.copy_(y) if self.inplace and self.can_be_inplace else y
 
 
