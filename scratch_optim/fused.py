@@ -142,7 +142,7 @@ def _compile(
     options: dict[str, Any] = {"size_asserts": False, "alignment_asserts": False}
     if threads is not None:
         options["cpp.threads"] = threads
-    if config.cpp.vec_isa_ok is None and _knows_all_instructions():
+    if example[0].is_cpu and config.cpp.vec_isa_ok is None and _knows_all_instructions():
         options["cpp.vec_isa_ok"] = True
     with torch.no_grad():
         graph = make_fx(run, decomposition_table=select_decomp_table(), tracing_mode="symbolic")(
@@ -165,4 +165,5 @@ def _knows_all_instructions() -> bool:
 
     command = [get_cpp_compiler(), "-dumpversion"]
     version = subprocess.run(command, capture_output=True, text=True, check=False).stdout
-    return version.split(".")[0].strip().isdigit() and int(version.split(".")[0]) >= 12
+    major = version.split(".")[0].strip()
+    return major.isdigit() and int(major) >= 12

@@ -37,6 +37,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import EPOCH_DEPRECATION_WARNING
 
+from .optimizer import Group, StateDict, _eager_only
+
 __all__ = [
     "EPOCH_DEPRECATION_WARNING",
     "ChainedScheduler",
@@ -63,11 +65,6 @@ __all__ = [
 ]
 
 Rate: TypeAlias = float | Tensor
-Group: TypeAlias = dict[str, Any]
-StateDict: TypeAlias = dict[str, Any]
-
-# What torch.optim itself keeps torch.compile out with, lest it compile anew for every t.
-_eager_only = torch._disable_dynamo  # type: ignore[attr-defined]
 
 _INSIDE = (os.path.dirname(torch.__file__), __file__)
 """Files whose lines no warning should point at."""

@@ -35,7 +35,8 @@ from torch.utils._foreach_utils import (
     _group_tensors_by_device_and_dtype,
 )
 
-from .lr_scheduler import Rate, StateDict, _per_group, _Schedule
+from .lr_scheduler import Rate, _per_group, _Schedule
+from .optimizer import StateDict, _eager_only
 
 __all__ = [
     "EMA",
@@ -52,9 +53,6 @@ __all__ = [
 Tensors: TypeAlias = list[Tensor] | tuple[Tensor, ...]
 Average: TypeAlias = Callable[[Tensor, Tensor, Tensor | int], Tensor]
 MultiAverage: TypeAlias = Callable[[Tensors, Tensors, Tensor | int], None]
-
-# What torch.optim itself keeps torch.compile out with; torch.compiler.disable would import Dynamo.
-_eager_only = torch._disable_dynamo  # type: ignore[attr-defined]
 
 
 # ------------------------------------------------------------------ averaging functions

@@ -2,34 +2,35 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import math
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 
+import scratch_optim
 from scratch_optim.lr_scheduler import LambdaLR, LRScheduler
 from training.errors import UsageError
-from training.options import Config
+from training.options import OPTIMIZERS, Config
 
-CLASS_NAMES = {
-    "sgd": "SGD", "momentum": "Momentum", "asgd": "ASGD", "rmsprop": "RMSprop", "adam": "Adam",
-    "adamw": "AdamW", "adamax": "Adamax", "nadam": "NAdam", "radam": "RAdam", "adagrad": "Adagrad",
-    "adadelta": "Adadelta", "adafactor": "Adafactor", "rprop": "Rprop", "lion": "Lion",
-    "lars": "LARS", "lamb": "LAMB", "muon": "Muon",
-}  # fmt: skip
+CLASS_NAMES = {name.lower(): name for name in scratch_optim.__all__ if name.lower() in OPTIMIZERS}
 SETTINGS: dict[str, dict[str, Any]] = {"muon": {"auxiliary": {"lr": 3e-3, "weight_decay": 0.0}}}
 GROUPS = ("weights", "biases and normalizations")  # the optimizer's groups, in this order
+
+
+def _half_cosine(x: float, y: float) -> float:
+    return 0.5 * (1 + math.cos(math.pi * x))  # WarmupCosineLR
+
 
 # What is left of the highest learning rate when the share x of the steps after the warm-up, and y
 # of all steps, are gone; the classes of scratch_optim.lr_scheduler that are the same.
 CURVES: dict[str, Callable[[float, float], float]] = {
-    "onecycle": lambda x, y: 0.5 * (1 + math.cos(math.pi * x)),  # WarmupCosineLR
-    "cosine": lambda x, y: 0.5 * (1 + math.cos(math.pi * x)),  # WarmupCosineLR
+    "onecycle": _half_cosine,
+    "cosine": _half_cosine,
     "linear": lambda x, y: 1 - x,  # WarmupLinearLR
     "step": lambda x, y: 0.1 ** ((y >= 0.5) + (y >= 0.75)),  # MultiStepLR
     "wsd": lambda x, y: 1 - math.sqrt(max(0.0, 5 * x - 4)),  # WarmupStableDecayLR, 1-sqrt
@@ -57,9 +58,7 @@ def build_optimizer(config: Config, model: nn.Module) -> Optimizer:
     Raises:
         UsageError: the optimizer cannot run as --fused or --foreach ask.
     """
-    module = importlib.import_module(
-        "scratch_optim" if config.optim == "scratch" else "torch.optim"
-    )
+    module = scratch_optim if config.optim == "scratch" else torch.optim
     cls = getattr(module, CLASS_NAMES[config.optimizer])
     known = inspect.signature(cls).parameters
     settings: dict[str, Any] = {"lr": config.lr, **SETTINGS.get(config.optimizer, {})}
@@ -115,9 +114,7 @@ def build_schedule(config: Config, optimizer: Optimizer, steps_per_epoch: int) -
 
 def clipping(config: Config) -> ModuleType:
     """Where the norms of gradients, and the functions that clip them, come from."""
-    return importlib.import_module(
-        "scratch_optim.clip_grad" if config.optim == "scratch" else "torch.nn.utils"
-    )
+    return scratch_optim.clip_grad if config.optim == "scratch" else torch.nn.utils
 
 
 def units(model: nn.Module) -> list[nn.Parameter]:
