@@ -8,7 +8,7 @@ Each layer is an instance of the torch class of its name, has its parameters, bu
 and loads its state_dict. The mathematics is in the docstrings of the modules.
 """
 
-from scratch_layers import resnet
+from scratch_layers import functional, resnet
 from scratch_layers.batchnorm import BatchNorm1d, BatchNorm2d, BatchNorm3d
 from scratch_layers.dropout import (
     AlphaDropout,
@@ -31,5 +31,6 @@ __all__ = [
     "Dropout3d",
     "FeatureAlphaDropout",
     "compile_kernels",
+    "functional",
     "resnet",
 ]

@@ -44,6 +44,7 @@ import scratch_optim.clip_grad
 import scratch_optim.fused
 import scratch_optim.swa_utils
 import tables
+from layer_samples import FAMILIES, Sample, Shape, alike
 from scratch_layers.resnet import resnet18, resnet20
 
 RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
@@ -72,8 +73,6 @@ FIRST_STEPS = ("SGD", "Adam", "RAdam", "Rprop")
 
 LARGE_ON_CPU = ("SGD", "RMSprop", "Adam", "AdamW")
 """The optimizers to run on it on a CPU: one step in one way takes up to half a second."""
-
-SHAPES = [(64, 32), (128, 16), (256, 8), (512, 4)]  # channels, height and width
 
 
 @contextmanager
@@ -493,56 +492,81 @@ def benchmark_helpers(clock: Clock) -> list[dict[str, Any]]:
     return rows
 
 
-def forward_backward(layer: nn.Module, x: Tensor, d_y: Tensor) -> Callable[[], None]:
+def forward_backward(layer: nn.Module, inputs: Sequence[Tensor], d_y: Tensor) -> Callable[[], None]:
     """Return a pass through ``layer`` and back that keeps nothing."""
+    by = [x for x in (*inputs, *layer.parameters()) if x.requires_grad]
+    # what overwrites its input may not overwrite a leaf
+    enter = torch.clone if getattr(layer, "inplace", False) else lambda x: x
 
     def run() -> None:
-        x.grad = None
-        layer.zero_grad()
-        layer(x).backward(d_y)
+        for x in by:
+            x.grad = None
+        layer(enter(inputs[0]), *inputs[1:]).backward(d_y)
 
     return run
 
 
-def benchmark_layers(clock: Clock) -> Report:
-    """Compare forward and backward of the layers with native ones, float32, batch 128."""
+def layouts(sample: Sample, shape: Shape) -> list[torch.memory_format]:
+    """Return the memory formats in which to measure."""
+    return [torch.contiguous_format] + [torch.channels_last] * sample.channels_last
+
+
+def benchmark_layer(
+    clock: Clock, sample: Sample, shape: Shape, memory_format: torch.memory_format
+) -> Iterator[dict[str, Any]]:
+    """Compare forward and backward of a layer with the native one, eager and compiled, float32."""
+    given = [
+        x.to(clock.device, torch.float32 if x.is_floating_point() else x.dtype)
+        for x in sample.inputs(shape)
+    ]
+    inputs = [x.to(memory_format=memory_format) if x.dim() == 4 else x for x in given]
+    operands = 2 if sample.others is alike and sample.built_in else 1
+    for x in inputs[:operands]:
+        x.requires_grad_()
+    layers = [sample.make(library, shape).to(clock.device) for library in (nn, scratch_layers)]
+    d_y = torch.randn_like(layers[0](inputs[0] * 1, *inputs[1:]))
+    native, by_hand = (forward_backward(layer, inputs, d_y) for layer in layers)
+
+    def compiled() -> None:
+        with scratch_layers.compile_kernels():
+            by_hand()
+
+    first = clock.once(compiled)
+    # Not all three at once: what one leaves in the allocator, the next one meets.
+    for way, run in {"eager": by_hand, "compiled": compiled}.items():
+        times = clock.compare({"native": native, way: run})
+        yield {
+            "layer": sample.name,
+            "shape": "x".join(map(str, shape)),
+            "memory_format": str(memory_format).removeprefix("torch."),
+            "way": way,
+            **figures(times, way, "native"),
+            "first_pass_seconds": first if way == "compiled" else None,
+        }
+
+
+def known_layers() -> list[str]:
+    """Return the names of the layers that there are samples of."""
+    return list(dict.fromkeys(s.layer for samples in FAMILIES.values() for s in samples))
+
+
+def benchmark_layers(clock: Clock, names: Sequence[str]) -> Report:
+    """Compare forward and backward of layers with native ones, float32.
+
+    Args:
+        clock: how long and where.
+        names: of the layers.
+    """
     rows = []
-    layers: dict[str, Callable[[Any, int], nn.Module]] = {
-        "BatchNorm2d": lambda library, channels: library.BatchNorm2d(channels),
-        "Dropout": lambda library, channels: library.Dropout(0.5),
-    }
-    for name, make in layers.items():
-        for channels, size in SHAPES:
-            for memory_format in (torch.contiguous_format, torch.channels_last):
-                shape = (128, channels, size, size)
-                x = torch.randn(shape, device=clock.device).to(memory_format=memory_format)
-                d_y = torch.randn_like(x)
-                x.requires_grad_()
-                native = forward_backward(make(nn, channels).to(clock.device), x, d_y)
-                by_hand = forward_backward(make(scratch_layers, channels).to(clock.device), x, d_y)
-
-                def compiled(run: Callable[[], None] = by_hand) -> None:
-                    with scratch_layers.compile_kernels():
-                        run()
-
-                first = clock.once(compiled)
-                # Not all three at once: what one leaves in the allocator, the next one meets.
-                ways = {"eager": by_hand, "compiled": compiled}
-                if name == "Dropout":  # which draws native's numbers, and so is not compiled
-                    del ways["compiled"]
-                for way, run in ways.items():
-                    times = clock.compare({"native": native, way: run})
-                    rows.append(
-                        {
-                            "layer": name,
-                            "shape": f"{channels}x{size}x{size}",
-                            "memory_format": str(memory_format).removeprefix("torch."),
-                            "way": way,
-                            **figures(times, way, "native"),
-                            "first_pass_seconds": first if way == "compiled" else None,
-                        }
-                    )
-                    print_row(rows[-1], "layer", "shape", "memory_format", "way")
+    for family, samples in FAMILIES.items():
+        for sample in samples:
+            if sample.layer not in names:
+                continue
+            for shape in sample.shapes:
+                for memory_format in layouts(sample, shape):
+                    for row in benchmark_layer(clock, sample, shape, memory_format):
+                        rows.append({"family": family, **row})
+                        print_row(rows[-1], "layer", "shape", "memory_format", "way")
     return {"rows": rows}
 
 
@@ -640,7 +664,9 @@ def parsed(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--device", choices=["cpu", "cuda"], default=default, help="default: %(default)s"
     )
     parser.add_argument("--batch", type=int, default=64, help="of the training step (%(default)s)")
-    parser.add_argument("--only", metavar="NAMES", help="optimizers to measure, as in Adam,SGD")
+    parser.add_argument(
+        "--only", metavar="NAMES", help="optimizers or layers to measure, as in Adam,SGD"
+    )
     parser.add_argument("--quick", action="store_true", help="a tenth of the time, less certain")
     parser.add_argument(
         "--out",
@@ -653,12 +679,12 @@ def parsed(argv: Sequence[str] | None = None) -> argparse.Namespace:
         if what not in known:
             parser.error(f"unknown benchmark {what!r}; choose from {', '.join(known)}")
     arguments.what = arguments.what or known
-    optimizers = known_optimizers()
+    known_names = [*known_optimizers(), *known_layers()]
     whole = not (arguments.only or arguments.quick)
-    arguments.only = arguments.only.split(",") if arguments.only else optimizers
+    arguments.only = arguments.only.split(",") if arguments.only else known_names
     for name in arguments.only:
-        if name not in optimizers:
-            parser.error(f"--only {name}: unknown; choose from {', '.join(optimizers)}")
+        if name not in known_names:
+            parser.error(f"--only {name}: unknown; choose from {', '.join(known_names)}")
     if whole and arguments.out is None:
         arguments.out = RESULTS
     return arguments
@@ -670,11 +696,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     device, quick = torch.device(arguments.device), arguments.quick
     benchmarks: dict[str, Callable[[], Report]] = {
         "optimizers": lambda: benchmark_optimizers(
-            Clock(device, *((0.2, 5) if quick else (1.2, 11))), arguments.only, quick=quick
+            short, [name for name in known_optimizers() if name in arguments.only], quick=quick
         ),
-        "layers": lambda: benchmark_layers(clock),
+        "layers": lambda: benchmark_layers(short, arguments.only),
         "training": lambda: benchmark_training(clock, arguments.batch),
     }
+    short = Clock(device, *((0.2, 5) if quick else (1.2, 11)))
     clock = Clock(device, *((0.5, 5) if quick else (5.0, 15)))
     # A cache of its own, so that the time of the first step is that of a cold start.
     with tempfile.TemporaryDirectory() as cache:

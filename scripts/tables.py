@@ -190,18 +190,40 @@ def optimizers(content: dict[str, Any]) -> str:
 def layers(content: dict[str, Any]) -> str:
     """Return forward plus backward of the layers as a ratio to native."""
     rows = content["rows"]
-    shapes = list(dict.fromkeys(row["shape"] for row in rows))
     lines = []
-    for layer, way in dict.fromkeys((row["layer"], row["way"]) for row in rows):
-        mine = [row for row in rows if (row["layer"], row["way"]) == (layer, way)]
-        cells = [
-            " / ".join(f"{row['ratio']:.2f}" for row in mine if row["shape"] == shape)
-            for shape in shapes
+    for family, layer in dict.fromkeys((row["family"], row["layer"]) for row in rows):
+        mine = [row for row in rows if (row["family"], row["layer"]) == (family, layer)]
+        cells = {
+            way: [f"{row['ratio']:.2f}" for row in mine if row["way"] == way]
+            for way in ("eager", "compiled")
+        }
+        shapes = list(dict.fromkeys(row["shape"] for row in mine))
+        both = " (both formats)" if len({row["memory_format"] for row in mine}) > 1 else ""
+        lines.append([layer, ", ".join(shapes) + both, *[" / ".join(c) for c in cells.values()]])
+    families = []
+    for family in dict.fromkeys(row["family"] for row in rows):
+        mine = [row for row in rows if row["family"] == family]
+        found = {way: [r for r in mine if r["way"] == way] for way in ("eager", "compiled")}
+        worst = max(found["compiled"], key=lambda row: row["ratio"])
+        families.append(
+            [
+                family,
+                f"{geometric_mean(row['ratio'] for row in found['eager']):.2f}",
+                f"**{geometric_mean(row['ratio'] for row in found['compiled']):.2f}**",
+                f"{worst['ratio']:.2f} ({worst['layer']}, {worst['shape']}, "
+                f"{worst['memory_format']})",
+            ]
+        )
+    return "\n\n".join(
+        [
+            markdown(["geometric mean", "eager", "compiled", "largest, compiled"], families),
+            "<details><summary>Every layer</summary>",
+            "In both formats: contiguous / channels_last of each shape.",
+            markdown(["forward + backward", "shapes", "eager", "compiled"], lines),
+            "</details>",
+            caption(content),
         ]
-        mean = geometric_mean(row["ratio"] for row in mine)
-        lines.append([f"{layer}, {way}", *cells, f"**{mean:.2f}**"])
-    header = ["forward + backward", *shapes, "mean"]
-    return f"{markdown(header, lines)}\n\n{caption(content)}"
+    )
 
 
 def training(content: dict[str, Any]) -> str:

@@ -1,0 +1,191 @@
+"""How far every layer, and torch's own beside it, is from the result in float64.
+
+    python scripts/accuracy.py                  all layers, a minute or two; writes docs/accuracy.md
+
+Each layer runs forward and backward on the same inputs in float32 and in bfloat16, native and by
+hand, eager and compiled; the reference is the native layer in float64 on the very same numbers.
+The error is the largest over all values, in units of the dtype's epsilon times the largest value
+of the reference. "No worse than native" grants everybody two of these units, and what the reference
+moves when the inputs move by two roundings.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import scratch_layers
+from benchmark import RESULTS, machine
+from layer_samples import FAMILIES, Sample, Shape
+from tables import caption, markdown
+
+ROOT = Path(__file__).parent.parent
+REPORT, PAGE = RESULTS / "accuracy-cpu.json", ROOT / "docs" / "accuracy.md"
+KINDS: dict[str, Callable[[Tensor], Tensor]] = {
+    "ordinary": lambda x: x,
+    "x + 1e2": lambda x: x + 1e2,
+    "x + 1e4": lambda x: x + 1e4,
+    "1e-4 x": lambda x: x * 1e-4,
+    "1e4 x": lambda x: x * 1e4,
+}
+"""What is made of an ordinary first input, of mean 0 and variance 1."""
+
+EPS64 = torch.finfo(torch.float64).eps
+WAYS = ("native", "by hand", "compiled")
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def error(result: Tensor, truth: Tensor) -> float:
+    """Return the largest error, in epsilons of the dtype of ``result`` times the largest value.
+
+    Equal infinities and nans are right; a value that is not finite where the truth is, or the
+    other way round, is infinitely wrong.
+    """
+    mine, truth = result.detach().double(), truth.detach().double()
+    same = (mine == truth) | (mine.isnan() & truth.isnan())
+    wrong = torch.where(same, 0.0, (mine - truth).abs()).nan_to_num(math.inf, math.inf)
+    if wrong.numel() == 0 or wrong.max() == 0:
+        return 0.0
+    # what overflows the dtype is infinite in it, rightly
+    largest = truth.abs().nan_to_num(0, 0, 0).max().clamp(max=torch.finfo(result.dtype).max)
+    return float(wrong.max() / largest.clamp(min=1e-300)) / torch.finfo(result.dtype).eps
+
+
+def nudged(inputs: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
+    """Return the inputs moved towards zero by up to two roundings of ``dtype`` each."""
+    generator = torch.Generator().manual_seed(2)
+    eps = torch.finfo(dtype).eps
+    return [
+        x * (1 - 2 * eps * torch.rand(x.shape, generator=generator, dtype=torch.float64))
+        if x.is_floating_point()
+        else x
+        for x in inputs
+    ]
+
+
+def granted(truth: Tensor, truth_nudged: Tensor, dtype: torch.dtype) -> float:
+    """Return the error that is nobody's merit or fault, in the unit of :func:`error`.
+
+    A derivative is a sum of up to three products: four roundings of half an epsilon. And the data
+    themselves are known to a rounding, as is the mean that is subtracted from them: what moves the
+    exact result as far as that is not an error of whoever computes it. (A mean of 1e4 is 5e-4 off
+    in float32, and native is off by that too, or by less where it has luck.)
+    """
+    return 2 + error(truth_nudged.to(torch.float64), truth) * EPS64 / torch.finfo(dtype).eps
+
+
+def results(layer: nn.Module, inputs: Sequence[Tensor]) -> list[Tensor]:
+    """Return the output, and the gradients by the first input and the parameters."""
+    x = inputs[0].clone().requires_grad_()
+    y = layer(x * 1 if getattr(layer, "inplace", False) else x, *inputs[1:])
+    generator = torch.Generator().manual_seed(1)
+    d_y = torch.randn(y.shape, generator=generator).bfloat16().to(y.dtype)
+    return [y, *torch.autograd.grad(y, [x, *layer.parameters()], d_y)]
+
+
+def measured(sample: Sample, shape: Shape, dtype: torch.dtype, kind: str) -> dict[str, list[float]]:
+    """Return the errors of output and gradients, native and by hand, and what is granted."""
+    torch.manual_seed(0)
+    native = sample.make(nn, shape).to(dtype)
+    with torch.no_grad():
+        for parameter in native.parameters():
+            parameter.uniform_(0.5, 1.5)
+    exact, ours = sample.make(nn, shape).double(), sample.make(scratch_layers, shape).to(dtype)
+    values = list(native.state_dict().values())
+    for layer in (exact, ours):
+        names = layer.state_dict()
+        layer.load_state_dict(dict(zip(names, values, strict=True)))
+    x, *others = sample.inputs(shape)
+    given = [t.to(dtype) if t.is_floating_point() else t for t in (KINDS[kind](x), *others)]
+    wide = [t.double() if t.is_floating_point() else t for t in given]
+    truth, moved = results(exact, wide), results(exact, nudged(wide, dtype))
+    found = {"native": results(native, given), "by hand": results(ours, given)}
+    with scratch_layers.compile_kernels():
+        found["compiled"] = results(ours, given)
+    errors = {
+        way: [error(r, t) for r, t in zip(tensors, truth, strict=True)]
+        for way, tensors in found.items()
+    }
+    errors["granted"] = [granted(t, m, dtype) for t, m in zip(truth, moved, strict=True)]
+    return errors
+
+
+def measure() -> dict[str, Any]:
+    """Return a row for every layer that draws nothing, dtype and kind of input."""
+    rows = []
+    for family, samples in FAMILIES.items():
+        for sample in samples:
+            if family == "dropout" or sample.layer == "RReLU":
+                continue  # equal in every bit
+            scales = sample.first(torch.ones(())) == 1
+            for dtype in DTYPES:
+                for kind in KINDS if scales else ["ordinary"]:
+                    shape = (min(sample.shapes[-1][0], 16), *sample.shapes[-1][1:])
+                    found = measured(sample, shape, DTYPES[dtype], kind)
+                    row = {"family": family, "layer": sample.name, "dtype": dtype, "input": kind}
+                    rows.append({**row, **found})
+            print(f"{sample.name}: {rows[-1]['by hand']}", flush=True)
+    return {"rows": rows}
+
+
+def page(content: dict[str, Any]) -> str:
+    """Return the report as Markdown: a table for each dtype, a row for each layer."""
+    parts = [
+        "# Accuracy\n\nMade by `scripts/accuracy.py`: change the script, not this page.",
+        (__doc__ or "").split("\n\n")[-1].strip()
+        + " Each cell: **native / by hand / by hand, compiled**, the largest of output and"
+        " gradients. Layers that draw random numbers are not listed: they are equal bit by bit.",
+    ]
+    for dtype in DTYPES:
+        parts.append(f"## {dtype}")
+        mine = [row for row in content["rows"] if row["dtype"] == dtype]
+        lines = []
+        for layer in dict.fromkeys(row["layer"] for row in mine):
+            of_layer = {row["input"]: row for row in mine if row["layer"] == layer}
+            cells = [
+                " / ".join(f"{max(of_layer[kind][way]):.2g}" for way in WAYS)
+                if kind in of_layer
+                else ""
+                for kind in KINDS
+            ]
+            lines.append([layer, *cells])
+        parts.append(markdown(["", *KINDS], lines))
+    return "\n\n".join([*parts, caption(content)]) + "\n"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure, write the report and its page; 1 if a layer is further off than the native one."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument(
+        "--table", action="store_true", help="make the page from the report that is there"
+    )
+    if parser.parse_args(argv).table:
+        content = json.loads(REPORT.read_text())
+    else:
+        content = {"machine": machine(torch.device("cpu")), **measure()}
+        REPORT.write_text(json.dumps(content, indent=1) + "\n")
+    PAGE.write_text(page(content))
+    behind = [
+        f"{row['layer']}, {row['dtype']}, {row['input']}, {way}: {row[way]}, "
+        f"native: {row['native']}, granted: {row['granted']}"
+        for row in content["rows"]
+        for way in WAYS[1:]
+        if any(
+            mine > max(allowed)
+            for mine, *allowed in zip(row[way], row["native"], row["granted"], strict=True)
+        )
+    ]
+    print("\n".join(behind) or "no layer is further from float64 than the native one")
+    return 1 if behind else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
