@@ -3,11 +3,11 @@
     K. He, X. Zhang, S. Ren, J. Sun, "Deep Residual Learning for Image Recognition",
     2015, arXiv:1512.03385.
 
-A plain layer learns ``y = F(x)``. A residual block learns what to *add* to its input:
+The block, ``y = relu(F(x) + S(x))`` (see :mod:`scratch_layers.residual`), has two convolutions:
 
-    y = relu(F(x) + S(x)),      F = bn(conv3x3(relu(bn(conv3x3(x)))))
+    F = bn(conv3x3(relu(bn(conv3x3(x)))))
 
-where the shortcut S is the identity as long as the shape stays. Where a stage halves the image and
+and as its shortcut S the identity as long as the shape stays. Where a stage halves the image and
 widens the channels, S is one of
 
     option A   every second pixel, zeros for the new channels: no parameters   (resnet20 ... 110)
@@ -25,40 +25,39 @@ resnet18   2x64, 2x128, 2x256, 2x512     11,173,962            table 1, CIFAR st
 resnet9    see :class:`ResNet9`          6,573,120             D. Page, 2018
 ========== ============================= ===================== ====================
 
-The very same network exists in PyTorch's layers and in the hand-written ones::
+``MODELS`` holds these and those of :mod:`scratch_layers.preresnet` by name. The very same network
+exists in PyTorch's layers and in the hand-written ones::
 
     import torch, scratch_layers
     theirs = resnet20(torch.nn)
     ours = resnet20(scratch_layers)
     ours.load_state_dict(theirs.state_dict())
+    ours = resnet20(scratch_layers, fused=True)     # and so on: the keys are the same
+    ours.load_state_dict(theirs.state_dict())
 
-Only ``BatchNorm2d`` and ``Dropout`` are taken from the namespace; convolutions, the linear layer,
-ReLU and pooling are always torch's. Neither of the two consumes random numbers when it is built, so
-one seed gives the same weights in both.
+Normalization, activation and dropout are taken from the namespace; convolutions, the linear layer
+and pooling are always torch's. None of the three consumes random numbers when it is built, so one
+seed gives the same weights in both.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Unpack
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-
-class Namespace(Protocol):
-    """What a builder needs from ``layers``: ``torch.nn`` has it, ``scratch_layers`` has it."""
-
-    @property
-    def BatchNorm2d(self) -> Callable[..., nn.Module]:  # noqa: N802
-        """Batch normalization over (N, C, H, W), called with the number of channels."""
-
-    @property
-    def Dropout(self) -> Callable[..., nn.Module]:  # noqa: N802
-        """Dropout, called with its probability."""
-
-
-def conv3x3(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:
-    """A 3x3 convolution without bias: the normalization after it subtracts any bias again."""
-    return nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False)
+from scratch_layers import preresnet
+from scratch_layers.namespace import Namespace
+from scratch_layers.residual import (
+    Options,
+    Parts,
+    ResidualBlock,
+    ResidualOptions,
+    Staged,
+    conv1x1,
+    conv3x3,
+    he_init,
+)
 
 
 class PadShortcut(nn.Module):
@@ -74,51 +73,81 @@ class PadShortcut(nn.Module):
         return F.pad(x, (0, 0, 0, 0, 0, self.extra_channels))
 
 
-class BasicBlock(nn.Module):
-    """``relu(F(x) + S(x))`` with two 3x3 convolutions in F; names as torchvision's BasicBlock."""
+class BasicBlock(ResidualBlock):
+    """``relu(F(x) + S(x))`` with two 3x3 convolutions in F.
+
+    The layers are children of the block, with the names that torchvision's BasicBlock gives them;
+    so F and S are methods here.
+    """
 
     def __init__(
-        self, layers: Namespace, in_channels: int, channels: int, stride: int, option: str
+        self,
+        parts: Parts,
+        in_channels: int,
+        channels: int,
+        stride: int,
+        option: str,
+        drop_path: nn.Module | None,
     ) -> None:
-        super().__init__()
+        nn.Module.__init__(self)
         self.conv1 = conv3x3(in_channels, channels, stride)
-        self.bn1 = layers.BatchNorm2d(channels)
-        self.relu = nn.ReLU(inplace=True)
+        self.bn1 = parts.norm_relu(channels)
+        self.relu = parts.relu()
         self.conv2 = conv3x3(channels, channels)
-        self.bn2 = layers.BatchNorm2d(channels)
+        self.bn2 = parts.norm_relu(channels)
         self.downsample: nn.Module | None = None
+        self.drop_path = nn.Identity() if drop_path is None else drop_path
         if stride == 1 and in_channels == channels:
             return
         if option == "A":
             self.downsample = PadShortcut(channels - in_channels, stride)
         else:
             self.downsample = nn.Sequential(
-                nn.Conv2d(in_channels, channels, 1, stride=stride, bias=False),
-                layers.BatchNorm2d(channels),
+                conv1x1(in_channels, channels, stride), parts.layers.BatchNorm2d(channels)
             )
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, in_channels, H, W) -> (N, channels, H/stride, W/stride)."""
-        shortcut = x if self.downsample is None else self.downsample(x)
-        x = self.relu(self.bn1(self.conv1(x)))
-        x = self.bn2(self.conv2(x))
-        return self.relu(x + shortcut)
+    def body(self, x: Tensor) -> Tensor:
+        """F(x) up to its last normalization."""
+        return self.conv2(self.relu(self.bn1(self.conv1(x))))
+
+    def shortcut(self, x: Tensor) -> Tensor:
+        """S(x)."""
+        return x if self.downsample is None else self.downsample(x)
+
+    def merge(self, residual: Tensor, shortcut: Tensor) -> Tensor:
+        """relu(F(x) + S(x)), given F(x) up to its last normalization."""
+        return self.relu(self.drop_path(self.bn2(residual)) + shortcut)
 
 
-class ResNet(nn.Module):
+class FusedBasicBlock(BasicBlock):
+    """The same where ``bn2(x, z)`` is ``relu(bn2(x) + z)``, in one pass."""
+
+    def merge(self, residual: Tensor, shortcut: Tensor) -> Tensor:
+        """relu(F(x) + S(x)), given F(x) up to its last normalization."""
+        return self.bn2(residual, shortcut)
+
+
+class ResNet(Staged):
     """3x3 stem, stages of basic blocks, mean over the image, dropout, linear classifier.
 
     Args:
-        layers: namespace of ``BatchNorm2d`` and ``Dropout``.
+        layers: namespace the layers are taken from.
         blocks: blocks in each stage; every stage but the first begins with stride 2.
         widths: channels of each stage.
         option: shortcut where the shape changes, ``"A"`` or ``"B"``.
         num_classes: length of the logits.
         in_channels: channels of the image.
         dropout: probability that a feature is zeroed before the classifier.
+        drop_path: probability that the last block's branch is dropped in training.
+        activation: name of a class in ``layers``, or a callable that returns a module.
+        fused: normalization, shortcut and ReLU in one pass, by ``layers.BatchNormReLU2d``.
 
     Shape: (N, in_channels, H, W) -> (N, num_classes). H and W are best divisible by
     ``2 ** (len(blocks) - 1)``; 32x32 and 8x8 both work.
+
+    Raises:
+        ValueError: an option asks for a layer that the namespace does not have, or ``fused`` goes
+            together with ``drop_path`` or with another activation than ReLU.
     """
 
     def __init__(
@@ -128,34 +157,38 @@ class ResNet(nn.Module):
         widths: Sequence[int],
         option: str,
         *,
-        num_classes: int,
-        in_channels: int,
-        dropout: float,
+        num_classes: int = 10,
+        in_channels: int = 3,
+        dropout: float = 0.0,
+        drop_path: float = 0.0,
+        activation: str | Callable[[], nn.Module] = "ReLU",
+        fused: bool = False,
     ) -> None:
         super().__init__()
+        if fused and drop_path > 0:
+            raise ValueError(
+                f"drop_path={drop_path}: with fused=True the last normalization of a branch adds "
+                "the shortcut itself, and nothing can be dropped between. Choose one of the two."
+            )
+        parts = Parts(layers, activation, fused)
+        drop_paths = parts.drop_paths(drop_path, sum(blocks))
+        basic = FusedBasicBlock if fused else BasicBlock
+
+        def block(before: int, after: int, stride: int) -> BasicBlock:
+            return basic(parts, before, after, stride, option, next(drop_paths))
+
         self.conv1 = conv3x3(in_channels, widths[0])
-        self.bn1 = layers.BatchNorm2d(widths[0])
-        self.relu = nn.ReLU(inplace=True)
-        before = widths[0]
-        self.stages: list[str] = []
-        for stage, (depth, width) in enumerate(zip(blocks, widths, strict=True), start=1):
-            first = BasicBlock(layers, before, width, 1 if stage == 1 else 2, option)
-            rest = [BasicBlock(layers, width, width, 1, option) for _ in range(depth - 1)]
-            # torchvision's names: layer1, layer2, ...
-            self.add_module(f"layer{stage}", nn.Sequential(first, *rest))
-            self.stages.append(f"layer{stage}")
-            before = width
+        self.bn1 = parts.norm_relu(widths[0])
+        self.relu = parts.relu()
+        self.add_stages(block, widths[0], blocks, widths)
         self.dropout = layers.Dropout(dropout)
-        self.fc = nn.Linear(before, num_classes)
+        self.fc = nn.Linear(widths[-1], num_classes)
         he_init(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (N, num_classes) of images (N, in_channels, H, W)."""
         x = self.relu(self.bn1(self.conv1(x)))
-        for stage in self.stages:
-            x = self.get_submodule(stage)(x)
-        x = x.mean(dim=(2, 3))
-        return self.fc(self.dropout(x))
+        return self.classify(self.run_stages(x))
 
 
 class ResNet9(nn.Module):
@@ -170,16 +203,26 @@ class ResNet9(nn.Module):
     The factor 1/8 on the logits is the source's: it keeps the softmax soft at the large learning
     rates the network is trained with. Shape: (N, in_channels, H, W) -> (N, num_classes), H and W
     at least 8; the last pooling is over whatever is left (4x4 for 32x32 images, as in the source).
+    Arguments and errors as for :class:`ResNet`.
     """
 
     def __init__(
-        self, layers: Namespace, *, num_classes: int, in_channels: int, dropout: float
+        self,
+        layers: Namespace,
+        *,
+        num_classes: int = 10,
+        in_channels: int = 3,
+        dropout: float = 0.0,
+        activation: str | Callable[[], nn.Module] = "ReLU",
+        fused: bool = False,
     ) -> None:
         super().__init__()
+        parts = Parts(layers, activation, fused)
 
         def unit(before: int, after: int, *pool: nn.Module) -> nn.Sequential:
-            bn = layers.BatchNorm2d(after)
-            return nn.Sequential(conv3x3(before, after), bn, nn.ReLU(inplace=True), *pool)
+            return nn.Sequential(
+                conv3x3(before, after), parts.norm_relu(after), parts.relu(), *pool
+            )
 
         self.prep = unit(in_channels, 64)
         self.layer1 = unit(64, 128, nn.MaxPool2d(2))
@@ -201,98 +244,66 @@ class ResNet9(nn.Module):
         return self.fc(self.dropout(x)) / 8
 
 
-def he_init(model: nn.Module) -> None:
-    """Draw each convolution from N(0, 2 / fan_out), fan_out = out_channels * kernel area.
-
-    K. He, X. Zhang, S. Ren, J. Sun, "Delving Deep into Rectifiers", 2015, arXiv:1502.01852: with
-    this variance the gradient keeps its size through a stack of convolution and ReLU (equation 14).
-    The linear layer keeps torch's default.
-    """
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-
-
-def _cifar(n: int, layers: Namespace, num_classes: int, in_channels: int, dropout: float) -> ResNet:
-    """He et al. section 4.2: 6n + 2 layers in three stages of n blocks."""
-    return ResNet(
-        layers,
-        (n, n, n),
-        (16, 32, 64),
-        "A",
-        num_classes=num_classes,
-        in_channels=in_channels,
-        dropout=dropout,
-    )
-
-
-def resnet20(
-    layers: Namespace = nn, *, num_classes: int = 10, in_channels: int = 3, dropout: float = 0.0
-) -> ResNet:
+def resnet20(layers: Namespace = nn, **options: Unpack[ResidualOptions]) -> ResNet:
     """CIFAR ResNet of 20 layers (He et al. 2015, section 4.2): (N, C, H, W) -> (N, classes)."""
-    return _cifar(3, layers, num_classes, in_channels, dropout)
+    return ResNet(layers, (3, 3, 3), (16, 32, 64), "A", **options)
 
 
-def resnet32(
-    layers: Namespace = nn, *, num_classes: int = 10, in_channels: int = 3, dropout: float = 0.0
-) -> ResNet:
+def resnet32(layers: Namespace = nn, **options: Unpack[ResidualOptions]) -> ResNet:
     """CIFAR ResNet of 32 layers (He et al. 2015, section 4.2): (N, C, H, W) -> (N, classes)."""
-    return _cifar(5, layers, num_classes, in_channels, dropout)
+    return ResNet(layers, (5, 5, 5), (16, 32, 64), "A", **options)
 
 
-def resnet44(
-    layers: Namespace = nn, *, num_classes: int = 10, in_channels: int = 3, dropout: float = 0.0
-) -> ResNet:
+def resnet44(layers: Namespace = nn, **options: Unpack[ResidualOptions]) -> ResNet:
     """CIFAR ResNet of 44 layers (He et al. 2015, section 4.2): (N, C, H, W) -> (N, classes)."""
-    return _cifar(7, layers, num_classes, in_channels, dropout)
+    return ResNet(layers, (7, 7, 7), (16, 32, 64), "A", **options)
 
 
-def resnet56(
-    layers: Namespace = nn, *, num_classes: int = 10, in_channels: int = 3, dropout: float = 0.0
-) -> ResNet:
+def resnet56(layers: Namespace = nn, **options: Unpack[ResidualOptions]) -> ResNet:
     """CIFAR ResNet of 56 layers (He et al. 2015, section 4.2): (N, C, H, W) -> (N, classes)."""
-    return _cifar(9, layers, num_classes, in_channels, dropout)
+    return ResNet(layers, (9, 9, 9), (16, 32, 64), "A", **options)
 
 
-def resnet110(
-    layers: Namespace = nn, *, num_classes: int = 10, in_channels: int = 3, dropout: float = 0.0
-) -> ResNet:
+def resnet110(layers: Namespace = nn, **options: Unpack[ResidualOptions]) -> ResNet:
     """CIFAR ResNet of 110 layers (He et al. 2015, section 4.2): (N, C, H, W) -> (N, classes)."""
-    return _cifar(18, layers, num_classes, in_channels, dropout)
+    return ResNet(layers, (18, 18, 18), (16, 32, 64), "A", **options)
 
 
-def resnet18(
-    layers: Namespace = nn, *, num_classes: int = 10, in_channels: int = 3, dropout: float = 0.0
-) -> ResNet:
+def resnet18(layers: Namespace = nn, **options: Unpack[ResidualOptions]) -> ResNet:
     """ResNet-18 with a stem for small images: 3x3, stride 1, no max-pooling.
 
     The keys of its state_dict are those of ``torchvision.models.resnet18``; every shape agrees
     but ``conv1.weight`` (7x7 there) and, for another number of classes, ``fc``.
     """
-    return ResNet(
-        layers,
-        (2, 2, 2, 2),
-        (64, 128, 256, 512),
-        "B",
-        num_classes=num_classes,
-        in_channels=in_channels,
-        dropout=dropout,
-    )
+    return ResNet(layers, (2, 2, 2, 2), (64, 128, 256, 512), "B", **options)
 
 
-def resnet9(
-    layers: Namespace = nn, *, num_classes: int = 10, in_channels: int = 3, dropout: float = 0.0
-) -> ResNet9:
+def resnet9(layers: Namespace = nn, **options: Unpack[Options]) -> ResNet9:
     """The DAWNBench network of David Page, see :class:`ResNet9`."""
-    return ResNet9(layers, num_classes=num_classes, in_channels=in_channels, dropout=dropout)
+    return ResNet9(layers, **options)
 
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
-    "resnet9": resnet9,
-    "resnet18": resnet18,
-    "resnet20": resnet20,
-    "resnet32": resnet32,
-    "resnet44": resnet44,
-    "resnet56": resnet56,
-    "resnet110": resnet110,
+    build.__name__: build
+    for build in (
+        resnet9,
+        resnet18,
+        resnet20,
+        resnet32,
+        resnet44,
+        resnet56,
+        resnet110,
+        preresnet.preact_resnet18,
+        preresnet.preact_resnet20,
+        preresnet.preact_resnet32,
+        preresnet.preact_resnet44,
+        preresnet.preact_resnet56,
+        preresnet.preact_resnet110,
+        preresnet.preact_resnet164,
+        preresnet.preact_resnet1001,
+        preresnet.wrn16_4,
+        preresnet.wrn16_8,
+        preresnet.wrn28_10,
+        preresnet.wrn40_4,
+    )
 }
