@@ -88,7 +88,8 @@ def run(text: Callable[..., Any], *args: Any) -> Any:
 def run_elementwise(text: Callable[..., Tensor], *args: Any, out: Tensor | None = None) -> Tensor:
     """The same for a text whose result at each place depends on the values at that place alone.
 
-    All tensors are of one shape; the result is of the shape, dtype and layout of the first.
+    All tensors are of one shape, but for 0-dim ones, which go with every value; the result is of
+    the shape, dtype and layout of the first.
 
     Args:
         text: the equation.
@@ -102,13 +103,14 @@ def run_elementwise(text: Callable[..., Tensor], *args: Any, out: Tensor | None 
     x, stride, n = tensors[0], tensors[0].stride(), tensors[0].numel()
     if out is None:
         out = torch.empty_like(x)
-    same = all([t.stride() == stride for t in (*tensors, out)])
+    same = all([t.stride() == stride or t.dim() == 0 for t in (*tensors, out)])
     # 32 bits, the index of a Triton kernel, count to 2**31
     if not same or not _has_no_gaps(x) or not 0 < n < 2**31:
         y = run(text, *args)
         return y if out is None else out.copy_(y)
     threads = torch.get_num_threads() if n >= LARGE else 1
-    key = [arg.dtype if isinstance(arg, Tensor) else arg for arg in args]
+    single = x.dim() == 0  # then all of them are
+    key = [(arg.dtype, single or arg.dim() > 0) if isinstance(arg, Tensor) else arg for arg in args]
     signature = (text, threads, x.device, out.dtype, *key)
     if signature not in _kernels:
         _kernels[signature] = _of_any_size(text, args, out, threads)
@@ -187,8 +189,12 @@ def _of_any_size(
         return ()
 
     n = LARGE + 64
-    tensors = [arg for arg in args if isinstance(arg, Tensor)]
-    rows = [torch.empty(n, dtype=t.dtype, device=t.device) for t in (out, *tensors)]
+    tensors = [out, *[arg for arg in args if isinstance(arg, Tensor)]]
+    shapes: list[tuple[int, ...]] = [(n,) if out.dim() == 0 or t.dim() > 0 else () for t in tensors]
+    rows = [
+        torch.empty(shape, dtype=t.dtype, device=t.device)
+        for t, shape in zip(tensors, shapes, strict=True)
+    ]
     return _compile(traced, [*rows, n], "symbolic", threads)
 
 

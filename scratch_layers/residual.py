@@ -31,6 +31,7 @@ from typing import TypedDict
 from torch import Tensor, nn
 
 from scratch_layers import init
+from scratch_layers.dropout import linear_decay
 from scratch_layers.namespace import Namespace, activation, take
 
 
@@ -149,7 +150,7 @@ class Parts:
         if p == 0:
             return iter([None] * blocks)
         drop_path = take(self.layers, "DropPath", f"drop_path={p}")
-        return iter([drop_path(block / blocks * p) for block in range(1, blocks + 1)])
+        return map(drop_path, linear_decay(p, blocks))
 
 
 class Staged(nn.Module):

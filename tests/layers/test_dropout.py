@@ -1,15 +1,22 @@
 """The dropout family: bit for bit native on the CPU, generator included."""
 
 import copy
+import inspect
+import itertools
+import math
 import pickle
 import warnings
 
 import pytest
+import timm
 import torch
+import torchvision
 from torch import nn
 from torch.autograd import gradcheck, gradgradcheck
 
 import scratch_layers
+from scratch_layers import dropout
+from scratch_layers.dropout import DropPath, drop_path, linear_decay
 
 # class, shapes it takes
 LAYERS = {
@@ -206,6 +213,125 @@ def test_compiles_exports_copies_and_pickles(name, shape):
     for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
         assert type(other) is type(layer)
         assert repr(other) == repr(layer) == repr(getattr(nn, name)(0.25))
+
+
+FUNCTIONS = {
+    "dropout": "Dropout",
+    "dropout1d": "Dropout1d",
+    "dropout2d": "Dropout2d",
+    "dropout3d": "Dropout3d",
+    "alpha_dropout": "AlphaDropout",
+    "feature_alpha_dropout": "FeatureAlphaDropout",
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("dtype", BITS)
+def test_functional_forms_are_bit_equal_to_native(name, dtype):
+    ours, theirs = getattr(dropout, name), getattr(nn.functional, name)
+    mine, native = inspect.signature(ours), inspect.signature(theirs)
+    assert [(p.name, p.default) for p in mine.parameters.values()] == [
+        (p.name, p.default) for p in native.parameters.values()
+    ]
+    for shape in LAYERS[FUNCTIONS[name]]:
+        x = torch.randn(shape).to(dtype)
+        for p, training, inplace in itertools.product(
+            (0.0, 0.3, 1.0), (True, False), (True, False)
+        ):
+            expected, actual = (
+                seeded(lambda f=f: f((given := x.clone()), p, training, inplace).add(given))  # noqa: B023
+                for f in (theirs, ours)
+            )
+            assert torch.equal(actual[0].view(BITS[dtype]), expected[0].view(BITS[dtype]))
+            assert torch.equal(actual[1], expected[1])
+        expected, actual = (seeded(lambda f=f: f(x))[0] for f in (theirs, ours))  # noqa: B023
+        assert torch.equal(actual, expected), "the defaults"
+    for failing in (lambda f: f(x, 2.0), lambda f: f(x, math.nan)):
+        expected, actual = (seeded(lambda f=f: failing(f))[0] for f in (theirs, ours))  # noqa: B023
+        assert actual == expected
+
+
+@pytest.mark.parametrize("mode", ["row", "batch"])
+@pytest.mark.parametrize("dtype", BITS)
+def test_drop_path_is_bit_equal_to_torchvision_and_timm(mode, dtype):
+    for shape in ((6,), (6, 5), (6, 3, 2, 2), (0, 3)):
+        for p, training in itertools.product((0.0, 0.1, 0.5, 1.0), (True, False)):
+            others = [torchvision.ops.StochasticDepth(p, mode)]
+            if mode == "row":
+                others.append(timm.layers.DropPath(p))
+            x = torch.randn(shape).to(dtype).requires_grad_()
+
+            def both(layer, x=x):
+                y = layer(x)
+                return y.detach(), *torch.autograd.grad(y.sum() + x.sum(), x)
+
+            mine = seeded(lambda: both(DropPath(p, mode).train(training)))  # noqa: B023
+            for other in others:
+                theirs = seeded(lambda: both(other.train(training)))  # noqa: B023
+                for a, b in zip(mine[0], theirs[0], strict=True):
+                    assert torch.equal(a.view(BITS[dtype]), b.view(BITS[dtype]))
+                assert torch.equal(mine[1], theirs[1])
+
+
+def test_drop_path_drops_whole_samples_and_keeps_the_mean():
+    torch.manual_seed(0)
+    x = torch.ones(10_000, 2, 3)
+    y = drop_path(x, 0.3)
+    kept = y[:, 0, 0] != 0
+    # in one rounding of the scale
+    torch.testing.assert_close(y, kept.float().reshape(-1, 1, 1).expand_as(y) / 0.7)
+    # standard error sqrt(p (1 - p) / n) = 4.6e-3 ; 5 of them
+    assert abs(kept.float().mean() - 0.7) < 2.3e-2
+    whole = torch.stack([drop_path(x[:50], 0.5, "batch")[:, 0, 0] for _ in range(20)])
+    assert (whole == whole[:, :1]).all()
+    assert whole[:, 0].unique().tolist() == [0, 2]
+    assert drop_path(x, 0.3, training=False) is x
+
+
+def test_drop_path_derivatives_refusals_and_repr():
+    x = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
+
+    def f(x):
+        torch.manual_seed(0)
+        return DropPath(0.4)(x)
+
+    assert gradcheck(f, (x,), check_forward_ad=True)
+    assert gradgradcheck(f, (x,))
+    for p in (-0.1, 1.5, math.nan):
+        with pytest.raises(ValueError, match=f"between 0 and 1, but got {p}"):
+            DropPath(p)
+    with pytest.raises(ValueError, match="mode has to be either 'batch' or 'row', but got col"):
+        DropPath(0.1, "col")
+    with pytest.raises(ValueError, match="0-dim input"):
+        drop_path(torch.tensor(1.0), 0.5)
+    assert drop_path(torch.tensor(1.0), 1.0, "batch") == 0
+    assert repr(DropPath(0.25, "batch")) == "DropPath(p=0.25, mode=batch)"
+    torch._dynamo.reset()
+    compiled = torch.compile(DropPath(0.5), fullgraph=True, backend="aot_eager")
+    assert compiled(x).shape == x.shape
+
+
+def test_linear_decay_rises_to_the_rate_of_the_last_block():
+    assert linear_decay(0.5, 5) == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5])
+    assert linear_decay(0.5, 0) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_compiled_kernels_have_the_bits_of_native(name, dtype):
+    """But for alpha dropout in half precision, which rounds once: 1 ulp of the larger summand."""
+    exact = "Alpha" not in name or dtype == torch.float32
+    for shape in LAYERS[name]:
+        x, d_y = torch.randn(2, *shape).to(dtype)
+        for p in (0.1, 0.5, 1.0):
+            theirs = seeded(lambda: step(getattr(nn, name)(p), x, d_y))  # noqa: B023
+            with scratch_layers.compile_kernels():
+                mine = seeded(lambda: step(getattr(scratch_layers, name)(p), x, d_y))  # noqa: B023
+            assert torch.equal(mine[1], theirs[1])
+            for a, b in zip(mine[0], theirs[0], strict=True):
+                close = 0 if exact else torch.finfo(dtype).eps * float(b.abs().max() + 2)
+                torch.testing.assert_close(a, b, rtol=0, atol=close)
 
 
 @pytest.mark.cuda

@@ -108,6 +108,11 @@ def test_an_elementwise_text_compiles_once_for_all_shapes_and_layouts(monkeypatc
         torch.testing.assert_close(kernels.run_elementwise(cube, large, 3), large**3)
         kernels.run_elementwise(cube, torch.randn(2 * kernels.LARGE), 3)
         assert len(compilations) == (1 if torch.get_num_threads() == 1 else 2)
+        # a 0-dim operand goes with every value
+        for x in (torch.randn(7), torch.randn(3, 5)):
+            y = kernels.run_elementwise(torch.mul, x, torch.tensor(3.0))
+            torch.testing.assert_close(y, x * 3)
+        assert len(compilations) == (2 if torch.get_num_threads() == 1 else 3)
         # gaps, an empty tensor and layouts that differ are served, if not by the same kernel
         gaps = torch.randn(6, 4)[:, ::2]
         torch.testing.assert_close(kernels.run_elementwise(cube, gaps, 3), gaps**3)
