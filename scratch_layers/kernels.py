@@ -29,7 +29,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 LARGE = 2**14
-"""From this many values on, an elementwise text is worth a loop over several threads."""
+"""From this many values on, a tensor is worth a loop over several threads."""
 
 _compiled = False
 _kernels: dict[tuple[Any, ...], Callable[..., Any]] = {}
@@ -168,7 +168,8 @@ def _static(text: Callable[..., Any], args: Sequence[Any]) -> Callable[..., Any]
         torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device=t.device)
         for t in (args[i] for i in which)
     ]
-    graph = _compile(traced, examples, "fake")
+    small = max((t.numel() for t in examples), default=0) < LARGE
+    graph = _compile(traced, examples, "fake", 1 if small else None)
 
     def kernel(*args: Any) -> Any:
         ends = (*graph([args[i] for i in which]), *args, None)
