@@ -35,15 +35,27 @@ Forward derivative, for a direction ẋ, γ̇, β̇:
     ẏ_i = γ s (ẋ_i - μ̇) + (γ̇ s + γ ṡ) (x_i - μ) + β̇
 """
 
+from collections.abc import Callable
 from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import Parameter
+from torch.nn import Parameter, UninitializedBuffer, UninitializedParameter
 
 from scratch_layers import kernels
-from scratch_layers.function import Function, accumulate_dtype
+from scratch_layers.dtypes import accumulate_dtype, not_implemented
+from scratch_layers.function import Function
+
+__all__ = [
+    "BatchNorm1d",
+    "BatchNorm2d",
+    "BatchNorm3d",
+    "LazyBatchNorm1d",
+    "LazyBatchNorm2d",
+    "LazyBatchNorm3d",
+    "batch_norm",
+]
 
 
 def statistics(X: Tensor) -> tuple[Tensor, Tensor]:
@@ -59,14 +71,14 @@ def statistics(X: Tensor) -> tuple[Tensor, Tensor]:
     Variance", The American Statistician 37, 1983). Going sample by sample, the second pass finds
     the values in the cache. The (N, C) sums of the samples are added up in float64.
     """
-    N, L = X.shape[0], prod(X.shape[2:])
+    L = prod(X.shape[2:])
     wide = torch.float64 if X.device.type != "mps" else X.dtype  # which MPS does not have
     within_sample = list(range(2, X.dim()))
     K_n = X.sum(within_sample, keepdim=True) * (1 / max(L, 1))
     D = X - K_n
     S_n, Q_n = D.sum(within_sample), (D * D).sum(within_sample)  # (N, C)
     K_n = K_n.reshape(S_n.shape)
-    per_value = 1 / max(N * L, 1)
+    per_value = 1 / values(X)
     mu = (S_n + L * K_n.to(wide)).sum(0) * per_value
     delta_n = (K_n - mu).to(X.dtype)
     var = (Q_n + delta_n * (2 * S_n + L * delta_n)).sum(0, dtype=wide) * per_value
@@ -85,7 +97,7 @@ def forward(
     x = X.to(accumulate_dtype(X))
     if mu is None or var is None:
         mu, var = statistics(x)
-    m = x.shape[0] * prod(x.shape[2:])
+    m = values(x)
     s = (var + eps).rsqrt()
     unbiased = (var * (m / max(m - 1, 1))).to(x.dtype)
     mu, s = mu.to(x.dtype), s.to(x.dtype)
@@ -106,20 +118,99 @@ def backward(
     of_batch: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """∂x, ∂γ and ∂β; μ and σ² are constants unless of_batch; a d_mu or d_s of None is zero."""
+    d_mu, d_var, d_gamma, d_beta = sums(d_y, d_mu, d_s, X, gamma, mu, s)
+    d_statistics = (d_mu, d_var, values(X)) if of_batch else ()
+    return each_value(d_y, X, gamma, mu, s, *d_statistics), d_gamma, d_beta
+
+
+def sums(
+    d_y: Tensor,
+    d_mu: Tensor | None,
+    d_s: Tensor | None,
+    X: Tensor,
+    gamma: Tensor | None,
+    mu: Tensor,
+    s: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """∂μ, ∂σ², ∂γ and ∂β: the sums over the batch."""
     x, d_y = X.to(accumulate_dtype(X)), d_y.to(accumulate_dtype(X))
     gamma_s = s if gamma is None else gamma * s
-    centered = x - along(x, mu)
     d_beta = channel_sum(d_y)
-    d_gamma = channel_sum(d_y * centered) * s
-    d_x = d_y * along(x, gamma_s)
-    if of_batch:
-        per_value = 1 / max(x.shape[0] * prod(x.shape[2:]), 1)
-        d_var = -0.5 * s * gamma_s * d_gamma
-        d_var = d_var if d_s is None else d_var - 0.5 * s * s * s * d_s
-        d_mu = -gamma_s * d_beta if d_mu is None else d_mu - gamma_s * d_beta
-        d_x = d_x + centered * along(x, d_var * (2 * per_value)) + along(x, d_mu * per_value)
+    d_gamma = channel_sum(d_y * (x - along(x, mu))) * s
+    d_mu = -gamma_s * d_beta if d_mu is None else d_mu - gamma_s * d_beta
+    d_var = -0.5 * s * gamma_s * d_gamma
+    d_var = d_var if d_s is None else d_var - 0.5 * s * s * s * d_s
     dtype = X.dtype if gamma is None else gamma.dtype
-    return d_x.to(X.dtype), d_gamma.to(dtype), d_beta.to(dtype)
+    return d_mu, d_var, d_gamma.to(dtype), d_beta.to(dtype)
+
+
+def each_value(
+    d_y: Tensor,
+    X: Tensor,
+    gamma: Tensor | None,
+    mu: Tensor,
+    s: Tensor,
+    d_mu: Tensor | None = None,
+    d_var: Tensor | None = None,
+    m: Tensor | int = 1,
+) -> Tensor:
+    """∂x; without ∂μ and ∂σ², both are constants."""
+    x, d_y = X.to(accumulate_dtype(X)), d_y.to(accumulate_dtype(X))
+    d_x = d_y * along(x, s if gamma is None else gamma * s)
+    if d_mu is not None and d_var is not None:
+        d_x = d_x + (x - along(x, mu)) * along(x, d_var * 2 / m) + along(x, d_mu / m)
+    return d_x.to(X.dtype)
+
+
+def tangent(
+    t_x: Tensor | None,
+    t_gamma: Tensor | None,
+    t_beta: Tensor | None,
+    X: Tensor,
+    gamma: Tensor | None,
+    mu: Tensor,
+    s: Tensor,
+    of_batch: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """ẏ, μ̇ and ṡ, last in the docstring of the module; a t_z of None is a direction ż = 0."""
+    t_x = torch.zeros_like(X) if t_x is None else t_x
+    t_mu = t_s = torch.zeros_like(s)
+    if of_batch:
+        t_mu, t_s = tangent_of_statistics(t_x, X, mu, s, values(X))
+    return tangent_of_output(t_x, t_gamma, t_beta, t_mu, t_s, X, gamma, mu, s), t_mu, t_s
+
+
+def tangent_of_statistics(
+    t_x: Tensor, X: Tensor, mu: Tensor, s: Tensor, m: Tensor | int
+) -> tuple[Tensor, Tensor]:
+    """μ̇ and ṡ of m values that share their μ and σ²."""
+    x, t_x = X.to(accumulate_dtype(X)), t_x.to(accumulate_dtype(X))
+    return channel_sum(t_x) / m, -s * s * s * channel_sum((x - along(x, mu)) * t_x) / m
+
+
+def tangent_of_output(
+    t_x: Tensor,
+    t_gamma: Tensor | None,
+    t_beta: Tensor | None,
+    t_mu: Tensor,
+    t_s: Tensor,
+    X: Tensor,
+    gamma: Tensor | None,
+    mu: Tensor,
+    s: Tensor,
+) -> Tensor:
+    """ẏ."""
+    x, t_x = X.to(accumulate_dtype(X)), t_x.to(accumulate_dtype(X))
+    t_slope = t_s if gamma is None else gamma * t_s
+    t_slope = t_slope if t_gamma is None else t_slope + t_gamma * s
+    t_y = (t_x - along(x, t_mu)) * along(x, s if gamma is None else gamma * s)
+    t_y = t_y + (x - along(x, mu)) * along(x, t_slope)
+    return (t_y if t_beta is None else t_y + along(x, t_beta)).to(X.dtype)
+
+
+def values(X: Tensor) -> int:
+    """m, the number of values of each channel; 1 for none, as it is divided by."""
+    return max(X.shape[0] * prod(X.shape[2:]), 1)
 
 
 def along(x: Tensor, v: Tensor) -> Tensor:
@@ -181,31 +272,142 @@ class BatchNormFunction(Function):
         t_beta: Tensor | None,
         *constants: None,
     ) -> Any:
-        """Equations: last in the docstring of the module; t_z is the direction ż."""
+        """Equations: :func:`tangent`."""
         X, gamma, mu, s = ctx.saved_tensors
-        x = X.to(accumulate_dtype(X))
-        gamma_s = s if gamma is None else gamma * s
-        centered = x - along(x, mu)
-        t_x = torch.zeros_like(x) if t_x is None else t_x.to(x.dtype)
-        t_slope = torch.zeros_like(s) if t_gamma is None else t_gamma * s
-        t_mu = t_s = torch.zeros_like(s)
-        if ctx.of_batch:
-            per_value = 1 / max(x.shape[0] * prod(x.shape[2:]), 1)
-            t_mu = channel_sum(t_x) * per_value
-            t_s = -s * s * s * channel_sum(centered * t_x) * per_value
-            t_slope = t_slope + (t_s if gamma is None else gamma * t_s)
-        t_y = (t_x - along(x, t_mu)) * along(x, gamma_s) + centered * along(x, t_slope)
-        if t_beta is not None:
-            t_y = t_y + along(x, t_beta)
-        t_y = t_y.to(X.dtype)
+        t_y, t_mu, t_s = tangent(t_x, t_gamma, t_beta, X, gamma, mu, s, ctx.of_batch)
         return (t_y, t_mu, t_s, None) if ctx.of_batch else (t_y, None)
+
+
+def batch_norm(
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float | Tensor = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """y = γ (x - μ) / sqrt(σ² + ε) + β for each channel, see :class:`BatchNorm2d`.
+
+    Args:
+        input: (N, C, *), of any number of dimensions from two.
+        running_mean: (C,); what μ is unless ``training``, else moved towards μ if it is given.
+        running_var: (C,); the same for σ².
+        weight: γ (C,), or None for 1.
+        bias: β (C,), or None for 0.
+        training: μ and σ² are those of the batch.
+        momentum: weight of the batch in the running statistics.
+        eps: ε, added to the variance (in its unit).
+
+    Returns:
+        Of the shape, dtype and memory format of the input.
+
+    Raises:
+        As :class:`BatchNorm2d`.
+
+    Differs from torch: ``momentum`` may be a tensor, and an input without channels is called that.
+    """
+    return normalize(
+        BatchNormFunction.call,
+        input,
+        running_mean,
+        running_var,
+        weight,
+        bias,
+        training,
+        momentum,
+        eps,
+    )
+
+
+def normalize(
+    node: Callable[..., Any],
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    training: bool,
+    momentum: float | Tensor,
+    eps: float,
+) -> Tensor:
+    """What :func:`batch_norm` is around its node, which is called as `BatchNormFunction` is."""
+    check(input, training, eps, running_mean, running_var, weight=weight, bias=bias)
+    if training and input.shape[0] * prod(input.shape[2:]) == 1:
+        raise ValueError(
+            f"Expected more than 1 value per channel when training, got input size {input.size()}"
+        )
+    X = input.unsqueeze(-1) if input.dim() == 2 else input
+    if training:
+        y, mu, _, unbiased = node(X, weight, bias, None, None, eps)
+        if running_mean is not None and running_var is not None and X.numel() > 0:
+            track(running_mean, mu.detach(), momentum)
+            track(running_var, unbiased, momentum)
+    else:
+        y, _ = node(X, weight, bias, running_mean, running_var, eps)
+    return y.squeeze(-1) if input.dim() == 2 else y
+
+
+def track(running: Tensor, new: Tensor, momentum: float | Tensor) -> None:
+    """Move a running statistic by this part of the way to the new one."""
+    if isinstance(momentum, Tensor):
+        momentum = momentum.to(new.dtype)
+    if running.dtype == new.dtype:
+        running.lerp_(new, momentum)
+    else:
+        running.copy_(running.to(new.dtype).lerp(new, momentum))
+
+
+def check(
+    input: Tensor,
+    training: bool,
+    eps: float,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    **parameters: Tensor | None,
+) -> None:
+    """Refuse what native refuses, in its words, before any state changes."""
+    if input.dim() < 2:
+        raise ValueError(f"expected at least 2D input (got {input.dim()}D input)")
+    if training and eps <= 0.0:
+        raise ValueError(f"batch_norm eps must be positive during training, but got {eps}")
+    if eps < 0.0:
+        raise ValueError(f"batch_norm eps must be non-negative, but got {eps}")
+    vectors = {"running_mean": running_mean, "running_var": running_var}
+    if training and (running_mean is None) != (running_var is None):
+        raise ValueError("running_mean and running_var must either both be None or neither be None")
+    for name, running in vectors.items():
+        if running is None and not training:
+            raise RuntimeError(f"{name} must be defined in evaluation mode")
+        if running is not None and running.requires_grad and torch.is_grad_enabled():
+            raise RuntimeError(
+                f"batch_norm is not differentiable with respect to argument '{name}'. "
+                "This input cannot have requires_grad True."
+            )
+    if not input.is_floating_point():
+        raise not_implemented("batch_norm", input)
+    for name, vector in (vectors | parameters).items():
+        if vector is None:
+            continue
+        if len(vector) != input.shape[1]:
+            raise RuntimeError(f"{name} should contain {input.shape[1]} elements not {len(vector)}")
+        device = input.device.type.upper()
+        if vector.dtype == input.dtype:
+            continue
+        if vector.dtype != torch.float32:
+            raise RuntimeError(
+                f"mixed dtype ({device}): expect parameter to have scalar type of Float"
+            )
+        if input.dtype == torch.float64:
+            raise RuntimeError(f"mixed dtype ({device}): all inputs must share same datatype.")
 
 
 class _BatchNorm(nn.modules.batchnorm._BatchNorm):
     # Inherits from torch's class for identity (isinstance) and signature only: everything that
     # computes or keeps state is overridden below.
 
-    _dims: tuple[int, ...]
+    _dims: tuple[int, ...] = ()  # that the input may have; none: from two
 
     def __init__(
         self,
@@ -280,87 +482,29 @@ class _BatchNorm(nn.modules.batchnorm._BatchNorm):
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalize (N, C, *) to the same shape, dtype and memory format; see the class."""
-        weight, bias, mean, var = self.weight, self.bias, self.running_mean, self.running_var
-        of_batch = self.training or (mean is None and var is None)
-        self._check(input, of_batch, running_mean=mean, running_var=var, weight=weight, bias=bias)
-        X = input.unsqueeze(-1) if input.dim() == 2 else input
-        if of_batch:
-            y, mu, _, unbiased = BatchNormFunction.call(X, weight, bias, None, None, self.eps)
-            if self.training and self.track_running_stats:
-                self._track(mean, mu.detach(), var, unbiased, X.numel() == 0)
-        else:
-            y, _ = BatchNormFunction.call(X, weight, bias, mean, var, self.eps)
-        return y.squeeze(-1) if input.dim() == 2 else y
+        return self._normalize(batch_norm, input)
 
-    def _track(
-        self,
-        running_mean: Tensor | None,
-        mu: Tensor,
-        running_var: Tensor | None,
-        unbiased: Tensor,
-        empty: bool,
-    ) -> None:
-        """Move the running statistics towards μ and the unbiased variance m / (m - 1) σ²."""
-        count, momentum = self.num_batches_tracked, self.momentum
-        if count is not None:
-            count.add_(1)
-        if running_mean is None or running_var is None or empty:
-            return
-        weight: Tensor | float = 0.0
-        if momentum is not None:
-            weight = momentum
-        elif count is not None:
+    def _normalize(self, function: Callable[..., Tensor], input: Tensor) -> Tensor:
+        """``function``, called as :func:`batch_norm`, in the mode of the module."""
+        self._check_input_dim(input)
+        mean, var, count = self.running_mean, self.running_var, self.num_batches_tracked
+        of_batch = self.training or (mean is None and var is None)
+        if self.training and not self.track_running_stats:
+            mean = var = count = None
+        momentum: float | Tensor = 0.0 if self.momentum is None else self.momentum
+        if self.momentum is None and count is not None:
             # the average of all batches so far; a tensor, since torch's float(count) does not
             # compile with fullgraph=True (https://github.com/pytorch/pytorch/issues/194579)
-            weight = count.to(mu.dtype).reciprocal()
-        for running, new in ((running_mean, mu), (running_var, unbiased)):
-            if running.dtype == new.dtype:
-                running.lerp_(new, weight)
-            else:
-                running.copy_(running.to(new.dtype).lerp(new, weight))
+            momentum = (count + 1).to(accumulate_dtype(input)).reciprocal()
+        y = function(input, mean, var, self.weight, self.bias, of_batch, momentum, self.eps)
+        if self.training and count is not None:
+            count.add_(1)
+        return y
 
     def _check_input_dim(self, input: Tensor) -> None:
-        if input.dim() not in self._dims:
+        if self._dims and input.dim() not in self._dims:
             expected = " or ".join(f"{d}D" for d in self._dims)
             raise ValueError(f"expected {expected} input (got {input.dim()}D input)")
-
-    def _check(self, input: Tensor, of_batch: bool, **vectors: Tensor | None) -> None:
-        """Refuse what native refuses, in its words, before any state changes."""
-        self._check_input_dim(input)
-        if of_batch and input.shape[0] * prod(input.shape[2:]) == 1:
-            raise ValueError(
-                "Expected more than 1 value per channel when training, "
-                f"got input size {input.size()}"
-            )
-        if of_batch and self.eps <= 0.0:
-            raise ValueError(f"batch_norm eps must be positive during training, but got {self.eps}")
-        if self.eps < 0.0:
-            raise ValueError(f"batch_norm eps must be non-negative, but got {self.eps}")
-        if (vectors["running_mean"] is None) != (vectors["running_var"] is None):
-            raise ValueError(
-                "running_mean and running_var must either both be None or neither be None"
-            )
-        if not input.is_floating_point():
-            kind = input.type().removeprefix("torch.").removesuffix("Tensor")
-            raise NotImplementedError(f"\"batch_norm\" not implemented for '{kind}'")
-        for name, vector in vectors.items():
-            if vector is None or (
-                vector.dtype == input.dtype and vector.shape[0] == input.shape[1]
-            ):
-                continue
-            if len(vector) != input.shape[1]:
-                raise RuntimeError(
-                    f"{name} should contain {input.shape[1]} elements not {len(vector)}"
-                )
-            device = input.device.type.upper()
-            if vector.dtype == input.dtype:
-                continue
-            if vector.dtype != torch.float32:
-                raise RuntimeError(
-                    f"mixed dtype ({device}): expect parameter to have scalar type of Float"
-                )
-            if input.dtype == torch.float64:
-                raise RuntimeError(f"mixed dtype ({device}): all inputs must share same datatype.")
 
 
 class BatchNorm1d(_BatchNorm, nn.BatchNorm1d):
@@ -413,4 +557,80 @@ class BatchNorm2d(_BatchNorm, nn.BatchNorm2d):
 class BatchNorm3d(_BatchNorm, nn.BatchNorm3d):
     """Batch normalization of (N, C, D, H, W), see :class:`BatchNorm2d`."""
 
+    _dims = (5,)
+
+
+class _LazyBatchNorm(_BatchNorm):
+    # Of torch.nn.modules.lazy.LazyModuleMixin, inherited through torch's class of the same name,
+    # are used the hooks, which know nothing of normalization.
+
+    has_uninitialized_params: Callable[[], bool]
+    _infer_parameters: Callable[..., Any]
+    _lazy_load_hook: Callable[..., Any]
+
+    def __init__(
+        self,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        device: Any = None,
+        dtype: Any = None,
+        *,
+        bias: bool = True,
+    ) -> None:
+        _BatchNorm.__init__(self, 0, eps, momentum, affine=False, track_running_stats=False)
+        self._load_hook = self._register_load_state_dict_pre_hook(self._lazy_load_hook)
+        self._initialize_hook = self.register_forward_pre_hook(
+            self._infer_parameters, with_kwargs=True
+        )
+        self.affine = affine
+        self.track_running_stats = track_running_stats
+
+        def vector(kind: Any) -> Any:
+            return kind(device=device, dtype=dtype)
+
+        if affine:
+            self.weight = vector(UninitializedParameter)
+            if bias:
+                self.bias = vector(UninitializedParameter)
+        if track_running_stats:
+            self.running_mean = vector(UninitializedBuffer)
+            self.running_var = vector(UninitializedBuffer)
+            self.num_batches_tracked = torch.tensor(0, dtype=torch.long, device=device)
+
+    def reset_parameters(self) -> None:
+        """As of the class to become, once there is something to reset."""
+        if not self.has_uninitialized_params():
+            super().reset_parameters()
+
+    def initialize_parameters(self, input: Tensor) -> None:
+        """Give everything the length that the channels of the input say."""
+        if self.has_uninitialized_params():
+            self.num_features = input.shape[1]
+            vectors: Any = self.weight, self.bias, self.running_mean, self.running_var
+            for vector in vectors:
+                if vector is not None:
+                    vector.materialize((self.num_features,))
+            self.reset_parameters()
+
+
+class LazyBatchNorm1d(_LazyBatchNorm, nn.LazyBatchNorm1d):
+    """A :class:`BatchNorm1d` that learns its number of channels from the first input."""
+
+    cls_to_become = BatchNorm1d
+    _dims = (2, 3)
+
+
+class LazyBatchNorm2d(_LazyBatchNorm, nn.LazyBatchNorm2d):
+    """A :class:`BatchNorm2d` that learns its number of channels from the first input."""
+
+    cls_to_become = BatchNorm2d
+    _dims = (4,)
+
+
+class LazyBatchNorm3d(_LazyBatchNorm, nn.LazyBatchNorm3d):
+    """A :class:`BatchNorm3d` that learns its number of channels from the first input."""
+
+    cls_to_become = BatchNorm3d
     _dims = (5,)

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from scratch_layers import kernels
-from scratch_layers.function import Function, accumulate_dtype
+from scratch_layers.dtypes import accumulate_dtype, not_implemented
+from scratch_layers.function import Function
 
 # From many values to one
 
@@ -76,15 +77,6 @@ def spread_by(reduction: str, d_y: Tensor, total: Tensor | int) -> Tensor:
 # What all losses ask of their inputs
 
 
-def out_of_autocast(*tensors: Tensor | None) -> list[Any]:
-    """The tensors; under autocast, float32 for those of half precision: losses need the digits."""
-    device = next(t.device.type for t in tensors if t is not None)
-    if device == "meta" or not torch.is_autocast_enabled(device):
-        return list(tensors)
-    half = (torch.float16, torch.bfloat16)
-    return [t.float() if t is not None and t.dtype in half else t for t in tensors]
-
-
 def can_look_at(x: Tensor) -> bool:
     """Whether the values may be looked at, to refuse bad ones.
 
@@ -98,11 +90,6 @@ def can_look_at(x: Tensor) -> bool:
         and not torch._C._are_functorch_transforms_active()
         and torch._C._len_torch_dispatch_stack() == 0
     )
-
-
-def kind_of(x: Tensor) -> str:
-    """The dtype as torch's errors name it: ``Float``, ``Long``, ..."""
-    return x.type().split(".")[-1].removesuffix("Tensor")
 
 
 def refuse_gradient(function: str, argument: str, x: Tensor) -> None:
@@ -265,8 +252,7 @@ def pointwise(
         if t.dtype != dtype:
             dtype = torch.promote_types(dtype, t.dtype)
     if not dtype.is_floating_point:
-        name = kind_of(tensors[0])
-        raise NotImplementedError(f"\"{formula.__name__.lower()}\" not implemented for '{name}'")
+        raise not_implemented(formula.__name__.lower(), tensors[0])
     if any(t.shape != tensors[0].shape for t in tensors):
         tensors = torch.broadcast_tensors(*tensors)
     return node(formula, reduction, *[t.to(dtype) for t in tensors], numbers=numbers)

@@ -56,14 +56,13 @@ from scratch_layers.criterion import (
     _WeightedLoss,
     can_look_at,
     check_reduction,
-    kind_of,
     node,
-    out_of_autocast,
     pointwise,
     reduce_by,
     refuse_gradient,
     warn,
 )
+from scratch_layers.dtypes import kind_of, not_implemented, out_of_autocast
 from scratch_layers.function import Formula, elementwise
 from scratch_layers.loss import OfLogits
 
@@ -333,7 +332,7 @@ def cross_entropy(
     if not 0 <= label_smoothing <= 1:
         raise RuntimeError(f"label_smoothing must be between 0.0 and 1.0. Got: {label_smoothing}")
     if not input.is_floating_point():
-        raise NotImplementedError(f"\"cross_entropy\" not implemented for '{kind_of(input)}'")
+        raise not_implemented("cross_entropy", input)
     x, target, w = out_of_autocast(input, target, weight)
     if target.shape != x.shape:
         x, target = _as_batch(x, target, w, ignore_index)
@@ -370,7 +369,7 @@ def nll_loss(
     """-w_y z_y, see :class:`NLLLoss`."""
     reduction = check_reduction(size_average, reduce, reduction)
     if not input.is_floating_point():
-        raise NotImplementedError(f"\"nll_loss_out_frame\" not implemented for '{kind_of(input)}'")
+        raise not_implemented("nll_loss_out_frame", input)
     z, y, w = out_of_autocast(input, target, weight)
     z, y = _as_batch(z, y, w, ignore_index)
     return _of_one_row(node(OfLikelihood, reduction, z, y, w, numbers=(ignore_index,)), input)

@@ -35,10 +35,10 @@ from scratch_layers.criterion import (
     _Loss,
     can_look_at,
     check_reduction,
-    out_of_autocast,
     reduce_by,
 )
-from scratch_layers.function import Function, accumulate_dtype
+from scratch_layers.dtypes import accumulate_dtype, out_of_autocast
+from scratch_layers.function import Function
 
 __all__ = ["CTCLoss", "ctc_loss"]
 

@@ -32,11 +32,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from scratch_layers import kernels
-
-
-def accumulate_dtype(x: Tensor) -> torch.dtype:
-    """The dtype to compute in: float32 for float16 and bfloat16, else that of x."""
-    return torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
+from scratch_layers.dtypes import accumulate_dtype
 
 
 class Function(torch.autograd.Function):
@@ -160,8 +156,10 @@ def elementwise(formula: type[Formula], x: Tensor, *numbers: Any, inplace: bool 
             "a leaf Variable that requires grad is being used in an in-place operation."
         )
     watched = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
-    if watched or forward_ad._current_level >= 0:
+    if watched or forward_ad._current_level >= 0:  # none of which takes a node that overwrites
         return x.copy_(Elementwise.call(formula, x.clone(), False, *numbers))
-    if recorded and not formula.saves_output:
+    if not recorded:
+        return kernels.run_elementwise(value, formula, x, *numbers, out=x)
+    if not formula.saves_output:
         return x.copy_(Elementwise.call(formula, x.clone(), False, *numbers))
     return Elementwise.call(formula, x, True, *numbers)

@@ -42,14 +42,13 @@ from scratch_layers.criterion import (
     _WeightedLoss,
     can_look_at,
     check_reduction,
-    kind_of,
     legacy_reduction,
-    out_of_autocast,
     pointwise,
     reduce_by,
     warn,
     warn_of_broadcasting,
 )
+from scratch_layers.dtypes import kind_of, out_of_autocast
 
 __all__ = [
     "BCELoss",

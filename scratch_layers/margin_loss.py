@@ -37,15 +37,14 @@ from scratch_layers.criterion import (
     _WeightedLoss,
     can_look_at,
     check_reduction,
-    kind_of,
     legacy_reduction,
     node,
-    out_of_autocast,
     pointwise,
     reduce_by,
     refuse_gradient,
 )
 from scratch_layers.cross_entropy import is_class
+from scratch_layers.dtypes import kind_of, not_implemented, out_of_autocast
 from scratch_layers.loss import OfLogits
 
 __all__ = [
@@ -351,7 +350,7 @@ def _check_rows(x: Tensor) -> None:
             f"{list(x.size())}"
         )
     if not x.is_floating_point():
-        raise NotImplementedError(f"\"margin_loss\" not implemented for '{kind_of(x)}'")
+        raise not_implemented("margin_loss", x)
 
 
 def _check_classes(y: Tensor, least: int, C: int, error: str) -> None:

@@ -70,7 +70,7 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from scratch_layers.dropout import DropPath
-from scratch_layers.function import accumulate_dtype
+from scratch_layers.dtypes import accumulate_dtype
 
 __all__ = [
     "STOCHASTIC",

@@ -527,10 +527,7 @@ def benchmark_layer(
     d_y = torch.randn_like(layers[0](inputs[0] * 1, *inputs[1:]))
     native, by_hand = (forward_backward(layer, inputs, d_y) for layer in layers)
 
-    def compiled() -> None:
-        with scratch_layers.compile_kernels():
-            by_hand()
-
+    compiled = with_kernels(by_hand)
     first = clock.once(compiled)
     # Not all three at once: what one leaves in the allocator, the next one meets.
     for way, run in {"eager": by_hand, "compiled": compiled}.items():
@@ -571,47 +568,66 @@ def benchmark_layers(clock: Clock, names: Sequence[str]) -> Report:
 
 
 def training_step(
-    libraries: tuple[Any, Any], *, fused: bool | None, batch: int, device: Any
+    libraries: tuple[Any, Any],
+    *,
+    fused: bool | None,
+    batch: int,
+    device: Any,
+    compiled: bool = False,
+    fused_layers: bool = False,
 ) -> Any:
     """Return a training step of ResNet-18 on random images."""
     layers, optim = libraries
     torch.manual_seed(0)
-    model = resnet18(layers).to(device)
+    model = resnet18(layers, fused=fused_layers).to(device)
+    forward = torch.compile(model) if compiled else model
+    loss = layers.CrossEntropyLoss()
     optimizer = optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4, fused=fused)
     images = torch.randn(batch, 3, 32, 32, device=device)
     labels = torch.randint(10, (batch,), device=device)
 
     def run() -> None:
         optimizer.zero_grad()
-        nn.functional.cross_entropy(model(images), labels).backward()
+        loss(forward(images), labels).backward()
         optimizer.step()
 
     return run
 
 
-def benchmark_training(clock: Clock, batch: int) -> Report:
-    """Compare a whole training step of ResNet-18, SGD with momentum."""
-    ours, theirs = (scratch_layers, scratch_optim), (nn, torch.optim)
-    eager = training_step(ours, fused=None, batch=batch, device=clock.device)
-    fast = training_step(ours, fused=True, batch=batch, device=clock.device)
+def with_kernels(run: Callable[[], None]) -> Callable[[], None]:
+    """Return ``run`` with compiled kernels."""
 
     def compiled() -> None:
         with scratch_layers.compile_kernels():
-            fast()
+            run()
 
+    return compiled
+
+
+def benchmark_training(clock: Clock, batch: int) -> Report:
+    """Compare a whole training step of ResNet-18, SGD with momentum."""
+    ours, theirs = (scratch_layers, scratch_optim), (nn, torch.optim)
+    step = partial(training_step, batch=batch, device=clock.device)
     runs: dict[str, Callable[[], Any]] = {
-        "built-in": training_step(theirs, fused=None, batch=batch, device=clock.device),
-        "built-in, fused": training_step(theirs, fused=True, batch=batch, device=clock.device),
-        "by hand": eager,
-        "by hand, fused and compiled": compiled,
+        "built-in": step(theirs, fused=None),
+        "by hand": step(ours, fused=None),
+        "by hand, kernels": with_kernels(step(ours, fused=None)),
+        "built-in, fused": step(theirs, fused=True),
+        "by hand, kernels, fused": with_kernels(step(ours, fused=True, fused_layers=True)),
+        "built-in, torch.compile": step(theirs, fused=True, compiled=True),
+        "by hand, torch.compile": step(ours, fused=True, compiled=True),
     }
-    first = {name: clock.once(run) for name, run in runs.items()}
-    times = clock.compare(runs)
     rows = []
     for name, against in {
         "by hand": "built-in",
-        "by hand, fused and compiled": "built-in, fused",
+        "by hand, kernels": "built-in",
+        "by hand, kernels, fused": "built-in, fused",
+        "by hand, torch.compile": "built-in, torch.compile",
     }.items():
+        first = clock.once(runs[name])
+        clock.once(runs[against])
+        # Not all at once: what one leaves in the allocator, the next one meets.
+        times = clock.compare({name: runs[name], against: runs[against]})
         rows.append(
             {
                 "stack": name,
@@ -620,7 +636,7 @@ def benchmark_training(clock: Clock, batch: int) -> Report:
                 **figures(times, name, against),
                 "images_per_second": batch / statistics.median(times[name]),
                 "images_per_second_against": batch / statistics.median(times[against]),
-                "first_step_seconds": first[name],
+                "first_step_seconds": first,
             }
         )
         print_row(rows[-1], "stack")

@@ -9,6 +9,7 @@ between ``<!-- table NAME -->`` and ``<!-- end -->``.
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import json
 import math
@@ -292,6 +293,32 @@ def catalogue() -> str:
     return markdown(["", "", "besides the loop", "in torch"], lines)
 
 
+LAYER_FILES = (
+    *("batchnorm", "fusedbatchnorm", "syncbatchnorm", "normalization", "instancenorm", "dropout"),
+    *("variational", "activation", "softmax", "loss", "cross_entropy", "margin_loss", "ctc"),
+    *("imbalance", "init", "regularization", "convert", "gradients", "residual", "resnet"),
+    *("preresnet", "mlp"),
+)
+"""The files of ``scratch_layers`` in the order in which one would look for something."""
+
+
+def layer_catalogue() -> str:
+    """Return what layers there are: each file, the sentence it begins with, its names."""
+    lines = []
+    for file in LAYER_FILES:
+        module = importlib.import_module(f"scratch_layers.{file}")
+        first = " ".join((module.__doc__ or "").split("\n\n")[0].split())
+        names = [
+            name for name in getattr(module, "__all__", []) if file == "init" or name[0].isupper()
+        ]
+        public = names or getattr(module, "__all__", [])
+        torchs = [n for n in public if hasattr(torch.nn, n)]
+        own = [n for n in public if not hasattr(torch.nn, n)]
+        shown = ", ".join([*torchs, *[f"*{name}*" for name in own]])
+        lines.append([f"[{file}](scratch_layers/{file}.py)", first, shown])
+    return markdown(["", "", "names, those that torch.nn has not in italics"], lines)
+
+
 OF: dict[str, Callable[[dict[str, Any]], str]] = {
     "optimizers": optimizers,
     "layers": layers,
@@ -308,7 +335,12 @@ def table(name: str) -> str:
     return OF[benchmark](report(f"{benchmark}-{device or 'cpu'}"))
 
 
-TABLES: dict[str, Callable[[], str]] = {"adam": adam, "catalogue": catalogue, "runs": runs}
+TABLES: dict[str, Callable[[], str]] = {
+    "adam": adam,
+    "catalogue": catalogue,
+    "layer-catalogue": layer_catalogue,
+    "runs": runs,
+}
 """Those that no benchmark makes."""
 
 

@@ -158,6 +158,7 @@ class Trainer:
         self.steps_per_epoch = len(data.train) // config.batch_size
         self.fill = data.mean.round()  # of a cutout
         self.norms = recipes.clipping(config)
+        self.loss = recipes.build_loss(config)
         self.clips = any(getattr(config, name) for name in CLIPS)
         self.folder = Path(config.checkpoint_dir)
         self.precision = torch.autocast(
@@ -225,7 +226,7 @@ class Trainer:
         config, run = self.config, self.run
         with self.precision:
             logits = run.model(self.prepare(images))
-            loss = F.cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
+            loss = self.loss(logits, labels)
         run.optimizer.zero_grad(set_to_none=True)
         run.scaler.scale(loss).backward()
 

@@ -17,12 +17,12 @@ from typing import Any
 
 import torch
 
+from scratch_layers.resnet import MODELS
 from training import checkpoint
 from training.augment import CHOICES as AUGMENTATIONS
 from training.errors import UsageError
 
 DATASETS = ("digits", "cifar10")
-MODELS = ("resnet20", "resnet32", "resnet44", "resnet56", "resnet110", "resnet18", "resnet9")
 SCHEDULES = {
     "onecycle": "",
     "cosine": "to 0",
@@ -36,7 +36,7 @@ SCHEDULES = {
 # What is used where nothing is given: always, for the data set, and for the optimizer.
 ALWAYS: dict[str, Any] = {
     "data_dir": None, "model": "resnet20", "dropout": 0.0, "layers": "scratch",
-    "kernels": "eager", "optim": "scratch", "fused": None, "foreach": None,
+    "kernels": "eager", "fused_layers": False, "optim": "scratch", "fused": None, "foreach": None,
     "weight_decay": 0.0, "momentum": 0.0, "nesterov": False,
     "clip_grad_norm": 0.0, "clip_grad_value": 0.0, "clip_grad_ratio": 0.0,
     "schedule": "onecycle", "label_smoothing": 0.0, "seed": 0,
@@ -74,7 +74,8 @@ BY_OPTIMIZER: dict[str, dict[str, Any]] = {
 OPTIMIZERS = tuple(BY_OPTIMIZER)
 BY_HAND_ONLY = ("momentum", "lion", "lars", "lamb", "muon")  # torch's Muon takes no convolutions
 CLIPS = ("clip_grad_norm", "clip_grad_value", "clip_grad_ratio")
-NEWER = ("clip_grad_value", "clip_grad_ratio")  # not in older checkpoints, which mean the default
+NEWER = ("clip_grad_value", "clip_grad_ratio", "fused_layers")
+"""Not in older checkpoints, which mean the default."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,7 @@ class Config:
     dropout: float  # probability, before the classifier
     layers: str  # scratch or torch
     kernels: str  # eager or compiled, of the scratch layers
+    fused_layers: bool  # normalization, sum and ReLU in one
 
     optimizer: str
     optim: str  # scratch or torch
@@ -126,9 +128,9 @@ class Config:
 
 # What a resumed run may do differently: where and how it computes, not what.
 MAY_CHANGE = {
-    "data_dir", "layers", "kernels", "optim", "fused", "foreach", "device", "compile",
-    "channels_last", "log_dir", "checkpoint_dir", "checkpoint_every", "resume", "tensorboard",
-    "log_every", "pictures_every", "quiet",
+    "data_dir", "layers", "kernels", "fused_layers", "optim", "fused", "foreach", "device",
+    "compile", "channels_last", "log_dir", "checkpoint_dir", "checkpoint_every", "resume",
+    "tensorboard", "log_every", "pictures_every", "quiet",
 }  # fmt: skip
 
 
@@ -222,7 +224,7 @@ def _one_of(name: str, value: Any, choices: Iterable[str]) -> None:
 def _check(c: Config) -> None:
     """Refuse what cannot be, naming the value and the remedy."""
     for name, choices in {
-        "model": MODELS, "layers": ("scratch", "torch"), "optim": ("scratch", "torch"),
+        "model": tuple(MODELS), "layers": ("scratch", "torch"), "optim": ("scratch", "torch"),
         "kernels": ("eager", "compiled"), "schedule": SCHEDULES, "device": ("cpu", "cuda"),
         "amp": ("off", "bf16", "fp16"),
     }.items():  # fmt: skip
@@ -300,6 +302,11 @@ def _check(c: Config) -> None:
         "kernels",
         "only the hand-written layers have them. Use --layers scratch, or leave it out.",
     )
+    refuse_unless(
+        not c.fused_layers or c.layers == "scratch",
+        "fused_layers",
+        "only the hand-written layers have them. Use --layers scratch, or leave it out.",
+    )
     if not c.resume:
         for name, sign in (("checkpoint_dir", "last.pt"), ("log_dir", "result.json")):
             folder = Path(getattr(c, name))
@@ -368,12 +375,18 @@ def parser() -> argparse.ArgumentParser:
     g.add_argument(
         "--layers",
         choices=("scratch", "torch"),
-        help="whose batch normalization and dropout: hand-written or PyTorch's (default: scratch)",
+        help="whose normalizations, activations, dropout and loss: hand-written or PyTorch's "
+        "(default: scratch)",
     )
     g.add_argument(
         "--kernels",
         choices=("eager", "compiled"),
         help="how the hand-written layers run (default: eager)",
+    )
+    g.add_argument(
+        "--fused-layers",
+        action="store_true",
+        help="normalization, sum and ReLU of the hand-written layers in one pass (default: off)",
     )
 
     g = p.add_argument_group("optimizer")

@@ -12,7 +12,10 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+import scratch_layers
 import scratch_optim
+from scratch_layers.regularization import decay_groups
+from scratch_layers.resnet import MODELS
 from scratch_optim.lr_scheduler import LambdaLR, LRScheduler
 from training.errors import UsageError
 from training.options import OPTIMIZERS, Config
@@ -41,15 +44,25 @@ CURVES: dict[str, Callable[[float, float], float]] = {
 
 def build_model(config: Config, num_classes: int, in_channels: int) -> nn.Module:
     """The network, on the CPU; its initial weights come from torch's global generator."""
-    import scratch_layers
-    from scratch_layers.resnet import MODELS
-
     if config.layers == "scratch":
         scratch_layers.compile_kernels(config.kernels == "compiled")
-    layers = scratch_layers if config.layers == "scratch" else nn
     return MODELS[config.model](
-        layers, num_classes=num_classes, in_channels=in_channels, dropout=config.dropout
+        _layers(config),
+        num_classes=num_classes,
+        in_channels=in_channels,
+        dropout=config.dropout,
+        fused=config.fused_layers,
     )
+
+
+def build_loss(config: Config) -> nn.Module:
+    """The loss to train with, of logits (N, K) and labels (N,)."""
+    loss: nn.Module = _layers(config).CrossEntropyLoss(label_smoothing=config.label_smoothing)
+    return loss
+
+
+def _layers(config: Config) -> ModuleType:
+    return scratch_layers if config.layers == "scratch" else nn
 
 
 def build_optimizer(config: Config, model: nn.Module) -> Optimizer:
@@ -74,14 +87,10 @@ def build_optimizer(config: Config, model: nn.Module) -> Optimizer:
                 "or use another --optimizer or --optim."
             )
         settings[name] = getattr(config, name)
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    groups: list[dict[str, Any]] = [
-        {"params": [p for p in parameters if p.ndim > 1]},
-        {"params": [p for p in parameters if p.ndim <= 1]},
-    ]
-    if "weight_decay" in known:
-        for group, decay in zip(groups, (config.weight_decay, 0.0), strict=True):
-            group["weight_decay"] = decay
+    groups = decay_groups(model, config.weight_decay)
+    if "weight_decay" not in known:
+        for group in groups:
+            del group["weight_decay"]
     try:
         optimizer: Optimizer = cls(groups, **settings)
     except (RuntimeError, ValueError) as error:

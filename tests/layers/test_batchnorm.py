@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 from torch.autograd import gradcheck, gradgradcheck
+from torch.nn import functional
 
 import scratch_layers
 
@@ -246,6 +247,28 @@ def test_state_of_version_1_keeps_the_count_and_of_version_2_needs_it():
         assert layer.num_batches_tracked == 1
 
 
+def test_the_average_of_all_batches_is_kept_in_the_precision_of_the_layer():
+    # the third weight, 1/3, is the first that is no float32
+    for layer in pair("BatchNorm1d", 2, momentum=None, dtype=torch.float64):
+        x = torch.arange(24.0, dtype=torch.float64).reshape(3, 4, 2) ** 2
+        for batch in x:
+            layer(batch)
+        torch.testing.assert_close(layer.running_mean, x.mean((0, 1)), rtol=1e-15, atol=0)
+
+
+def test_statistics_that_are_no_longer_tracked_stay_and_are_used_in_evaluation():
+    for layer in pair("BatchNorm1d", 2):
+        layer(torch.randn(5, 2))
+        before = copy.deepcopy(list(layer.buffers()))
+        layer.track_running_stats = False
+        layer(torch.randn(5, 2))
+        torch.testing.assert_close(list(layer.buffers()), before, rtol=0, atol=0)
+        layer.eval()
+        x = torch.zeros(1, 2)
+        normalized = (x - layer.running_mean) / (layer.running_var + layer.eps).sqrt()
+        torch.testing.assert_close(layer(x), normalized * layer.weight + layer.bias)
+
+
 def test_empty_batch_counts_and_changes_no_statistics():
     for layer in pair("BatchNorm2d", 3):
         x = torch.randn(0, 3, 2, 2, requires_grad=True)
@@ -332,3 +355,118 @@ def test_a_refused_input_changes_no_state():
     layer = scratch_layers.BatchNorm2d(3)
     assert caught(lambda: layer(torch.ones(1, 3, 1, 1)))
     assert layer.num_batches_tracked == 0
+
+
+FUNCTIONAL = {
+    "training": {"training": True},
+    "momentum": {"training": True, "momentum": 0.7},
+    "evaluation": {},
+    "eps": {"eps": 0.3},
+}
+
+
+@pytest.mark.parametrize("options", FUNCTIONAL.values(), ids=FUNCTIONAL)
+@pytest.mark.parametrize("shape", [(8, 5), (4, 5, 7), (3, 5, 2, 1, 2, 3), (0, 5, 2)], ids=str)
+@pytest.mark.parametrize("affine", [True, False])
+def test_functional_form_equals_native(affine, shape, options):
+    results = []
+    for library in (functional, scratch_layers.batchnorm):
+        torch.manual_seed(0)
+        x = (torch.randn(shape, dtype=torch.float64) + 1).requires_grad_()
+        weight, bias, mean, var = (torch.rand(5, dtype=torch.float64) + 0.5 for _ in range(4))
+        parameters = (weight, bias) if affine else ()
+        y = library.batch_norm(x, mean, var, *parameters, **options)
+        y.pow(3).sum().backward()
+        results.append((y, x.grad, mean, var))
+    torch.testing.assert_close(*results)
+
+
+FUNCTIONAL_ERRORS = [
+    lambda f, x, v: f(x, None, None),
+    lambda f, x, v: f(x, v, None),
+    lambda f, x, v: f(x, None, v),
+    lambda f, x, v: f(x, v, None, training=True),
+    lambda f, x, v: f(x, v[:1], v, training=True),
+    lambda f, x, v: f(x, v, v, v[:2]),
+    lambda f, x, v: f(x, v, v, v.double()),
+    lambda f, x, v: f(x, None, None, training=True, eps=0.0),
+    lambda f, x, v: f(x, v, v, eps=-1.0),
+    lambda f, x, v: f(x[:1], v, v, training=True),
+]
+
+
+@pytest.mark.parametrize("failing", FUNCTIONAL_ERRORS, ids=range(len(FUNCTIONAL_ERRORS)))
+def test_functional_form_refuses_in_the_words_of_native(failing):
+    x, v = torch.randn(4, 3), torch.ones(3)
+    theirs, ours = (
+        caught(lambda f=f: failing(f.batch_norm, x, v))
+        for f in (functional, scratch_layers.batchnorm)
+    )
+    assert ours == theirs
+    assert ours is not None
+    assert v.tolist() == [1.0] * 3
+
+
+def test_functional_form_refuses_to_differentiate_by_the_running_statistics_as_native_does():
+    x, v, w = torch.randn(4, 3), torch.ones(3), torch.ones(3, requires_grad=True)
+    for f in (functional.batch_norm, scratch_layers.batchnorm.batch_norm):
+        for training in (True, False):
+            with pytest.raises(RuntimeError, match="'running_mean'"):
+                f(x, w, v, training=training)
+    with pytest.raises(ValueError, match=r"expected at least 2D input \(got 1D input\)"):
+        scratch_layers.batchnorm.batch_norm(x[0], v, v)
+
+
+LAZY = {
+    "LazyBatchNorm1d": [(4, 5), (4, 5, 2)],
+    "LazyBatchNorm2d": [(4, 5, 2, 2)],
+    "LazyBatchNorm3d": [(4, 5, 2, 2, 1)],
+}
+LAZY_OPTIONS = {
+    **{name: options for name, options in OPTIONS.items() if name != "eps"},
+    "nothing": {"affine": False, "track_running_stats": False},
+    "float64": {"dtype": torch.float64},
+}
+
+
+@pytest.mark.parametrize("options", LAZY_OPTIONS.values(), ids=LAZY_OPTIONS)
+@pytest.mark.parametrize("name", LAZY)
+def test_a_lazy_layer_becomes_what_natives_becomes(name, options):
+    torch.manual_seed(0)
+    for shape in LAZY[name]:
+        theirs, ours = (
+            getattr(layers, name)(**options) for layers in (nn, scratch_layers.batchnorm)
+        )
+        x = torch.randn(shape, dtype=options.get("dtype"))
+        for _ in range(2):  # before and after
+            assert repr(ours) == repr(theirs)
+            for keep in (vars, nn.Module.state_dict):
+                assert list(keep(ours)) == list(keep(theirs))
+            torch.testing.assert_close(ours(x), theirs(x))
+        assert type(ours) is getattr(scratch_layers, name.removeprefix("Lazy"))
+        torch.testing.assert_close(ours.state_dict(), theirs.state_dict())
+
+
+def test_states_of_lazy_layers_are_loaded_before_and_after_the_first_batch():
+    x = torch.randn(4, 5, 2, 2)
+    seen, lazy = scratch_layers.BatchNorm2d(5), scratch_layers.batchnorm.LazyBatchNorm2d()
+    seen(x)
+    lazy.load_state_dict(seen.state_dict())
+    torch.testing.assert_close(lazy.eval()(x), seen.eval()(x))
+    assert type(lazy) is scratch_layers.BatchNorm2d
+    # one that has seen nothing into one that has seen nothing, ours and native
+    for a, b in ((nn, scratch_layers.batchnorm), (scratch_layers.batchnorm, nn)):
+        a.LazyBatchNorm2d().load_state_dict(b.LazyBatchNorm2d().state_dict())
+    with pytest.raises(ValueError, match="expected 4D input"):
+        scratch_layers.batchnorm.LazyBatchNorm2d()(x[0])
+
+
+@pytest.mark.parametrize("dims", [1, 2, 3])
+def test_a_lazy_layer_is_natives_to_whoever_asks(dims):
+    layer = getattr(scratch_layers.batchnorm, f"LazyBatchNorm{dims}d")()
+    assert isinstance(layer, getattr(nn, f"LazyBatchNorm{dims}d"))
+    assert layer.has_uninitialized_params()
+    copied = pickle.loads(pickle.dumps(layer))
+    copied(torch.randn(4, 5, *[2] * dims))
+    assert (type(copied).__name__, copied.num_features) == (f"BatchNorm{dims}d", 5)
+    assert layer.has_uninitialized_params()

@@ -114,6 +114,8 @@ def bound(dtype, tensors, expected):
 @every_case
 def test_outputs_gradients_and_buffers_equal_native(case):
     for dtype in (torch.float64, torch.float32):
+        if str(dtype).removeprefix("torch.") in case.without:
+            continue
         theirs, ours = both(case, dtype)
         for training in (True, True, False):
             theirs.train(training), ours.train(training)

@@ -77,6 +77,7 @@ IMPOSSIBLE = {
     "--optimizer sgd --momentum 0 --nesterov": ("--nesterov True", "above 0"),
     "--fused --foreach": ("--fused True", "not together with --foreach"),
     "--layers torch --kernels compiled": ("--kernels compiled", "--layers scratch"),
+    "--layers torch --fused-layers": ("--fused-layers", "--layers scratch"),
     "--optimizer rmsprop --optim torch --layers torch --fused": ("--fused", "RMSprop has no such"),
     "--data-dir /tmp": ("--data-dir /tmp", "--dataset cifar10"),
     "--dataset cifar10 --data-dir nowhere": ("--data-dir nowhere", "no such folder"),
