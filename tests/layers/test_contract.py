@@ -422,6 +422,19 @@ def test_device_and_dtype_of_the_constructor(case):
         assert found <= {("meta", torch.float64)}
 
 
+def test_tools_that_ask_for_the_class_find_the_layer():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), scratch_layers.BatchNorm2d(4))
+    averaged = torch.optim.swa_utils.AveragedModel(model)
+    torch.optim.swa_utils.update_bn([torch.randn(8, 3, 5, 5) + 3], averaged)
+    bn = averaged.module[1]
+    assert bn.num_batches_tracked == 1
+    assert (bn.running_mean != 0).all()
+    assert isinstance(nn.SyncBatchNorm.convert_sync_batchnorm(model)[1], nn.SyncBatchNorm)
+    functional = torch.func.replace_all_batch_norm_modules_(model)
+    assert functional[1].running_mean is None
+    assert torch.vmap(functional)(torch.randn(2, 8, 3, 5, 5)).shape == (2, 8, 4, 3, 3)
+
+
 @pytest.mark.slow
 @every_case
 def test_compiled_kernels_equal_eager(case):
