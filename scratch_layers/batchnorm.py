@@ -44,7 +44,7 @@ from torch import Tensor, nn
 from torch.nn import Parameter, UninitializedBuffer, UninitializedParameter
 
 from scratch_layers import kernels
-from scratch_layers.dtypes import accumulate_dtype, not_implemented
+from scratch_layers.dtypes import accumulate_dtype, not_implemented, sum_dtype
 from scratch_layers.function import Function
 
 __all__ = [
@@ -72,13 +72,18 @@ def statistics(X: Tensor) -> tuple[Tensor, Tensor]:
     the values in the cache. The (N, C) sums of the samples are added up in float64.
     """
     L = prod(X.shape[2:])
-    wide = torch.float64 if X.device.type != "mps" else X.dtype  # which MPS does not have
+    wide = sum_dtype(X)
     within_sample = list(range(2, X.dim()))
+    per_value = 1 / values(X)
+    if L == 1:  # K_n is the value itself, S_n and Q_n are zero
+        x = X.flatten(1)
+        mu = x.sum(0, dtype=wide) * per_value
+        delta = (x - mu).to(X.dtype)
+        return mu, (delta * delta).sum(0, dtype=wide) * per_value
     K_n = X.sum(within_sample, keepdim=True) * (1 / max(L, 1))
     D = X - K_n
     S_n, Q_n = D.sum(within_sample), (D * D).sum(within_sample)  # (N, C)
     K_n = K_n.reshape(S_n.shape)
-    per_value = 1 / values(X)
     mu = (S_n + L * K_n.to(wide)).sum(0) * per_value
     delta_n = (K_n - mu).to(X.dtype)
     var = (Q_n + delta_n * (2 * S_n + L * delta_n)).sum(0, dtype=wide) * per_value
@@ -220,6 +225,8 @@ def along(x: Tensor, v: Tensor) -> Tensor:
 
 def channel_sum(x: Tensor) -> Tensor:
     """The sum over x (N, C, *) of each channel, (C,): sample by sample as in `statistics`."""
+    if prod(x.shape[2:]) == 1:
+        return x.flatten(1).sum(0)
     return x.sum(list(range(2, x.dim()))).sum(0)
 
 

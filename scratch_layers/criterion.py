@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from scratch_layers import kernels
-from scratch_layers.dtypes import accumulate_dtype, not_implemented
+from scratch_layers.dtypes import accumulate_dtype, not_implemented, sum_dtype
 from scratch_layers.function import Function
 
 # From many values to one
@@ -64,7 +64,8 @@ def reduce_by(reduction: str, l: Tensor, total: Tensor | int) -> Tensor:  # noqa
     """l itself, its sum, or its sum divided by ``total``."""
     if reduction == "none":
         return l
-    return l.sum() if reduction == "sum" else l.sum() / total
+    y = l.sum(dtype=sum_dtype(l))
+    return (y if reduction == "sum" else y / total).to(l.dtype)
 
 
 def spread_by(reduction: str, d_y: Tensor, total: Tensor | int) -> Tensor:

@@ -11,6 +11,15 @@ def accumulate_dtype(x: Tensor) -> torch.dtype:
     return torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
 
 
+def sum_dtype(x: Tensor) -> torch.dtype:
+    """The dtype to add up many values in: float64, which MPS alone does not have.
+
+    A compiled kernel adds one value after the other; in float32 the mean of 131,072 nearly equal
+    losses was 152 epsilons off.
+    """
+    return torch.float64 if x.device.type != "mps" else x.dtype
+
+
 def out_of_autocast(*tensors: Tensor | None, device: str | None = None) -> list[Any]:
     """The tensors; under autocast, float32 for those of half precision.
 

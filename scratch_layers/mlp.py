@@ -44,6 +44,11 @@ from scratch_layers import namespace
 from scratch_layers.init import normal_, xavier_normal_, zeros_
 from scratch_layers.namespace import Namespace, take
 
+__all__ = [
+    "MLP",
+    "mlp",
+]
+
 
 def gain(layers: Namespace, activation: str | Callable[[], nn.Module]) -> float:
     """g(φ) = (E φ(z)²)^(-1/2) over z ~ N(0, 1), for any activation that works value by value.

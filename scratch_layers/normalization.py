@@ -78,7 +78,13 @@ from torch.nn import Parameter
 from torch.nn.functional import pad
 
 from scratch_layers import kernels
-from scratch_layers.dtypes import accumulate_dtype, kind_of, not_implemented, out_of_autocast
+from scratch_layers.dtypes import (
+    accumulate_dtype,
+    kind_of,
+    not_implemented,
+    out_of_autocast,
+    sum_dtype,
+)
 from scratch_layers.function import Function
 
 __all__ = [
@@ -192,7 +198,8 @@ def backward(
 
 def sum_over_samples(v: Tensor) -> Tensor:
     """The sum of v (N, G, K, 1) over N: column by column, so by blocks that stay in the cache."""
-    return v.unflatten(0, (-1, gcd(v.shape[0], 32))).sum(1).sum(0)
+    blocks = v.unflatten(0, (-1, gcd(v.shape[0], 32))).sum(1)
+    return blocks.sum(0, dtype=sum_dtype(v)).to(v.dtype)
 
 
 def x_hat_of(x: Tensor, statistics: Tensor) -> Tensor:

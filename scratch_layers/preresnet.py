@@ -61,6 +61,23 @@ from scratch_layers.residual import (
     he_init,
 )
 
+__all__ = [
+    "PreactResNet",
+    "preact_resnet18",
+    "preact_resnet20",
+    "preact_resnet32",
+    "preact_resnet44",
+    "preact_resnet56",
+    "preact_resnet110",
+    "preact_resnet164",
+    "preact_resnet1001",
+    "wide_resnet",
+    "wrn16_4",
+    "wrn16_8",
+    "wrn28_10",
+    "wrn40_4",
+]
+
 
 class PreactBlock(ResidualBlock):
     """``h = relu(bn(x))``, then ``F(h) + x``, or ``F(h) + S(h)`` where there is a shortcut S.

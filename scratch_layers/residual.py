@@ -34,6 +34,10 @@ from scratch_layers import init
 from scratch_layers.dropout import linear_decay
 from scratch_layers.namespace import Namespace, activation, take
 
+__all__ = [
+    "ResidualBlock",
+]
+
 
 class ResidualBlock(nn.Module):
     """``y = activation(drop_path(body(x)) + shortcut(x))``, around any module.

@@ -59,6 +59,19 @@ from scratch_layers.residual import (
     he_init,
 )
 
+__all__ = [
+    "MODELS",
+    "ResNet",
+    "ResNet9",
+    "resnet9",
+    "resnet18",
+    "resnet20",
+    "resnet32",
+    "resnet44",
+    "resnet56",
+    "resnet110",
+]
+
 
 class PadShortcut(nn.Module):
     """Option A: (N, C, H, W) -> (N, C + extra, H/stride, W/stride), without parameters."""

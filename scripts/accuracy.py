@@ -6,7 +6,7 @@ Each layer runs forward and backward on the same inputs in float32 and in bfloat
 hand, eager and compiled; the reference is the native layer in float64 on the very same numbers.
 The error is the largest over all values, in units of the dtype's epsilon times the largest value
 of the reference. "No worse than native" grants everybody two of these units, and what the reference
-moves when the inputs move by two roundings.
+moves when the inputs move by two roundings; errors that differ by less than a hundredth are equal.
 """
 
 from __future__ import annotations
@@ -82,12 +82,22 @@ def granted(truth: Tensor, truth_nudged: Tensor, dtype: torch.dtype) -> float:
     return 2 + error(truth_nudged.to(torch.float64), truth) * EPS64 / torch.finfo(dtype).eps
 
 
-def results(layer: nn.Module, inputs: Sequence[Tensor]) -> list[Tensor]:
-    """Return the output, and the gradients by the first input and the parameters."""
+def results(
+    layer: nn.Module, inputs: Sequence[Tensor], dtype: torch.dtype | None = None
+) -> list[Tensor]:
+    """Return the output, and the gradients by the first input and the parameters.
+
+    Args:
+        layer: what to run.
+        inputs: what to call it with.
+        dtype: moves the derivative by the output as :func:`nudged` does the inputs; None leaves it.
+    """
     x = inputs[0].clone().requires_grad_()
     y = layer(x * 1 if getattr(layer, "inplace", False) else x, *inputs[1:])
     generator = torch.Generator().manual_seed(1)
     d_y = torch.randn(y.shape, generator=generator).bfloat16().to(y.dtype)
+    if dtype is not None:
+        (d_y,) = nudged([d_y], dtype)
     return [y, *torch.autograd.grad(y, [x, *layer.parameters()], d_y)]
 
 
@@ -106,7 +116,7 @@ def measured(sample: Sample, shape: Shape, dtype: torch.dtype, kind: str) -> dic
     x, *others = sample.inputs(shape)
     given = [t.to(dtype) if t.is_floating_point() else t for t in (KINDS[kind](x), *others)]
     wide = [t.double() if t.is_floating_point() else t for t in given]
-    truth, moved = results(exact, wide), results(exact, nudged(wide, dtype))
+    truth, moved = results(exact, wide), results(exact, nudged(wide, dtype), dtype)
     found = {"native": results(native, given), "by hand": results(ours, given)}
     with scratch_layers.compile_kernels():
         found["compiled"] = results(ours, given)
@@ -125,9 +135,9 @@ def measure() -> dict[str, Any]:
         for sample in samples:
             if family == "dropout" or sample.layer == "RReLU":
                 continue  # equal in every bit
-            scales = sample.first(torch.ones(())) == 1
-            for dtype in DTYPES:
-                for kind in KINDS if scales else ["ordinary"]:
+            kinds = list(KINDS) if sample.scales else ["ordinary"]
+            for dtype in DTYPES if sample.half else ["float32"]:
+                for kind in kinds:
                     shape = (min(sample.shapes[-1][0], 16), *sample.shapes[-1][1:])
                     found = measured(sample, shape, DTYPES[dtype], kind)
                     row = {"family": family, "layer": sample.name, "dtype": dtype, "input": kind}
@@ -179,7 +189,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for row in content["rows"]
         for way in WAYS[1:]
         if any(
-            mine > max(allowed)
+            mine > 1.01 * max(allowed)  # maxima of roundings, which meet by luck
             for mine, *allowed in zip(row[way], row["native"], row["granted"], strict=True)
         )
     ]

@@ -29,6 +29,9 @@ class Sample:
         first: makes the first input what the layer asks for, as a probability.
         label: tells apart the samples of one layer.
         channels_last: measured in that memory format too.
+        scales: may be given shifted, tiny and huge inputs; not probabilities, nor where the native
+            layer overflows in float64 too.
+        half: runs natively in bfloat16 on the CPU.
         built_in: what to compare with, from the shape, where torch.nn has no such layer.
     """
 
@@ -37,9 +40,11 @@ class Sample:
     args: Callable[[Shape], tuple[Any, ...]] = lambda shape: ()
     options: dict[str, Any] = field(default_factory=dict)
     others: Callable[[Shape, torch.Generator], tuple[Tensor, ...]] = lambda shape, generator: ()
-    first: Callable[[Tensor], Tensor] = lambda x: x
+    first: Callable[[Tensor], Tensor] | None = None
     label: str = ""
     channels_last: bool = False
+    scales: bool = True
+    half: bool = True
     built_in: Callable[[Shape], nn.Module] | None = None
 
     @property
@@ -58,7 +63,7 @@ class Sample:
         """Return the inputs, those of floating point in float64."""
         generator = torch.Generator().manual_seed(seed)
         x = torch.randn(shape, dtype=torch.float64, generator=generator)
-        return self.first(x), *self.others(shape, generator)
+        return self.first(x) if self.first else x, *self.others(shape, generator)
 
 
 class NormAddReLU(nn.Module):
@@ -149,12 +154,12 @@ FAMILIES: dict[str, list[Sample]] = {
         Sample("BatchNorm2d", STAGES, channels, channels_last=True),
         Sample("BatchNorm3d", ((16, 32, 8, 16, 16),), channels),
         Sample("LayerNorm", TOKENS, width),
-        Sample("RMSNorm", TOKENS, width),
+        Sample("RMSNorm", TOKENS, width, options={"eps": 1e-6}),  # None depends on the dtype
         Sample("GroupNorm", MAPS, lambda s: (32, s[1]), channels_last=True),
         Sample("InstanceNorm1d", ((64, 256, 128),), channels),
         Sample("InstanceNorm2d", ((32, 64, 32, 32),), channels),
         Sample("InstanceNorm3d", ((8, 32, 8, 16, 16),), channels),
-        Sample("LocalResponseNorm", ((32, 64, 16, 16),), lambda s: (5,)),
+        Sample("LocalResponseNorm", ((32, 64, 16, 16),), lambda s: (5,), half=False),
     ],
     "normalization, ReLU and addition": [
         Sample(
@@ -200,20 +205,20 @@ FAMILIES: dict[str, list[Sample]] = {
             label="smoothed",
         ),
         Sample("CrossEntropyLoss", LOGITS, others=mixture, label="soft targets"),
-        Sample("NLLLoss", LOGITS, others=classes, first=lambda x: x.log_softmax(1)),
+        Sample("NLLLoss", LOGITS, others=classes, first=lambda x: x.log_softmax(1), scales=False),
         Sample("MSELoss", PAIRS, others=alike),
         Sample("L1Loss", PAIRS, others=alike),
         Sample("SmoothL1Loss", PAIRS, others=alike),
         Sample("HuberLoss", PAIRS, others=alike),
-        Sample("BCELoss", PAIRS, others=one, first=torch.sigmoid),
+        Sample("BCELoss", PAIRS, others=one, first=torch.sigmoid, scales=False),
         Sample("BCEWithLogitsLoss", PAIRS, others=one),
-        Sample("KLDivLoss", PAIRS, others=mixture, first=lambda x: x.log_softmax(1)),
-        Sample("PoissonNLLLoss", PAIRS, others=positive),
+        Sample("KLDivLoss", PAIRS, others=mixture, first=lambda x: x.log_softmax(1), scales=False),
+        Sample("PoissonNLLLoss", PAIRS, others=positive, scales=False),
         Sample("GaussianNLLLoss", PAIRS, others=mean_and_variance),
         Sample("HingeEmbeddingLoss", PAIRS, others=signs),
-        Sample("SoftMarginLoss", PAIRS, others=signs),
+        Sample("SoftMarginLoss", PAIRS, others=signs, scales=False),
         Sample("MultiLabelSoftMarginLoss", SCORES, others=several),
-        Sample("MultiMarginLoss", SCORES, others=classes),
+        Sample("MultiMarginLoss", SCORES, others=classes, half=False),
         Sample("CosineEmbeddingLoss", SCORES, others=two_and_signs),
         Sample("TripletMarginLoss", SCORES, others=two_more),
     ],

@@ -308,15 +308,19 @@ def layer_catalogue() -> str:
     for file in LAYER_FILES:
         module = importlib.import_module(f"scratch_layers.{file}")
         first = " ".join((module.__doc__ or "").split("\n\n")[0].split())
-        names = [
-            name for name in getattr(module, "__all__", []) if file == "init" or name[0].isupper()
-        ]
-        public = names or getattr(module, "__all__", [])
-        torchs = [n for n in public if hasattr(torch.nn, n)]
-        own = [n for n in public if not hasattr(torch.nn, n)]
+        names = getattr(module, "__all__", [])
+        layers = [name for name in names if _is_layer(getattr(module, name))]
+        # of the initializers, without the deprecated names
+        public = layers or [name for name in names if f"{name}_" not in names]
+        torchs = [n for n in public if hasattr(torch.nn, n) or hasattr(torch.nn.init, n)]
+        own = [n for n in public if n not in torchs]
         shown = ", ".join([*torchs, *[f"*{name}*" for name in own]])
         lines.append([f"[{file}](scratch_layers/{file}.py)", first, shown])
-    return markdown(["", "", "names, those that torch.nn has not in italics"], lines)
+    return markdown(["", "", "names; in italics, what torch.nn has not"], lines)
+
+
+def _is_layer(value: Any) -> bool:
+    return inspect.isclass(value) and issubclass(value, torch.nn.Module)
 
 
 OF: dict[str, Callable[[dict[str, Any]], str]] = {
