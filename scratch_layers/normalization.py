@@ -83,7 +83,6 @@ from scratch_layers.dtypes import (
     kind_of,
     not_implemented,
     out_of_autocast,
-    sum_dtype,
 )
 from scratch_layers.function import Function
 
@@ -198,8 +197,7 @@ def backward(
 
 def sum_over_samples(v: Tensor) -> Tensor:
     """The sum of v (N, G, K, 1) over N: column by column, so by blocks that stay in the cache."""
-    blocks = v.unflatten(0, (-1, gcd(v.shape[0], 32))).sum(1)
-    return blocks.sum(0, dtype=sum_dtype(v)).to(v.dtype)
+    return v.unflatten(0, (-1, gcd(v.shape[0], 32))).sum(1).sum(0)
 
 
 def x_hat_of(x: Tensor, statistics: Tensor) -> Tensor:
