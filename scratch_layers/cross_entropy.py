@@ -50,6 +50,7 @@ import warnings
 import torch
 from torch import Tensor, nn
 
+from scratch_layers.batchnorm import along
 from scratch_layers.criterion import (
     Loss,
     _Loss,
@@ -82,11 +83,6 @@ __all__ = [
 # The equations, on x (N, C, *), an index y (N, *) or a distribution q (N, C, *), and w (C,)
 
 
-def along(x: Tensor, w: Tensor) -> Tensor:
-    """w (C,) in a shape to combine with x (N, C, *)."""
-    return w.reshape(1, -1, *[1] * (x.dim() - 2))
-
-
 def weights_of(
     y: Tensor, w: Tensor | None, ignored: int, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
@@ -101,8 +97,7 @@ def weights_of(
 
 def is_class(index: Tensor, C: int) -> Tensor:
     """[j = y] for the C classes j: (N, 1, *) to (N, C, *)."""
-    j = torch.arange(C, device=index.device)
-    return j.reshape(1, -1, *[1] * (index.dim() - 2)) == index
+    return along(index, torch.arange(C, device=index.device)) == index
 
 
 def softmax(x: Tensor) -> Tensor:
@@ -351,8 +346,8 @@ def cross_entropy(
         if w is not None:
             dtype = torch.promote_types(dtype, w.dtype)
             _check_weight(w.to(dtype), x.shape[1], dtype)
-            w = along(x, w.to(dtype)).expand(x.shape)
         x, target = x.to(dtype), target.to(dtype)
+        w = None if w is None else along(x, w).expand(x.shape)
         y = node(OfDistribution, reduction, x, target, w, numbers=(float(label_smoothing),))
     return _of_one_row(y, input)
 

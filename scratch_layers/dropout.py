@@ -73,7 +73,7 @@ def masked(x: Tensor, k: Tensor, a: Tensor) -> Tensor:
 
 
 def masked_with_offset(x: Tensor, k: Tensor, a: Tensor, c_1: Tensor, c_0: Tensor) -> Tensor:
-    """a k x + c. (To choose c by a bool would take ten times as long, compiled.)"""
+    """a k x + c. (To choose c by a bool would take several times as long, compiled.)"""
     return x * (k * a) + (k * c_1 + (1 - k) * c_0)
 
 

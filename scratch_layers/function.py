@@ -156,10 +156,9 @@ def elementwise(formula: type[Formula], x: Tensor, *numbers: Any, inplace: bool 
             "a leaf Variable that requires grad is being used in an in-place operation."
         )
     watched = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
-    if watched or forward_ad._current_level >= 0:  # none of which takes a node that overwrites
+    watched = watched or forward_ad._current_level >= 0  # where no node may overwrite
+    if watched or (recorded and not formula.saves_output):
         return x.copy_(Elementwise.call(formula, x.clone(), False, *numbers))
     if not recorded:
         return kernels.run_elementwise(value, formula, x, *numbers, out=x)
-    if not formula.saves_output:
-        return x.copy_(Elementwise.call(formula, x.clone(), False, *numbers))
     return Elementwise.call(formula, x, True, *numbers)

@@ -176,16 +176,15 @@ CASES = [
     *each("SoftMarginLoss", signs, scales=False),  # exp overflows natively
     *each("CosineEmbeddingLoss", two_rows, scales=False, wrt=(0, 1)),
     Case("CosineEmbeddingLoss", two_rows, options={"margin": -0.2}, label="margin", scales=False),
-    *each("MultiMarginLoss", classes(4, 5), half=False, twice=False),
+    *each("MultiMarginLoss", classes(4, 5), half=False),
     Case(
         "MultiMarginLoss",
         classes(4, 5),
         (2, 0.7, WEIGHT),
         label="weight-p2",
         half=False,
-        twice=False,
     ),
-    *each("MultiLabelMarginLoss", lists, half=False, twice=False),
+    *each("MultiLabelMarginLoss", lists, half=False),
     *each("MultiLabelSoftMarginLoss", logits, **BOTH),
     Case("MultiLabelSoftMarginLoss", logits, (WEIGHT,), label="weight"),
     *each("TripletMarginLoss", triplet, wrt=(0, 1, 2)),

@@ -26,8 +26,8 @@ CASES = [
         without={"vmap": "running statistics are changed in place, natively too"},
     ),
     Case("InstanceNorm3d", normal(2, 2, 2, 3, 3), (2,), {"affine": True}, has_factory=True),
-    Case("LocalResponseNorm", normal(2, 6, 3, 3), (5, 1.0), twice=False, half=False),
+    Case("LocalResponseNorm", normal(2, 6, 3, 3), (5, 1.0), half=False),
     Case("LocalResponseNorm", normal(2, 4, 5), (2, 1.0, 0.5, 2.0), label="even"),
     # of a single channel: with more, torch's own is not what its equation says
-    Case("CrossMapLRN2d", normal(2, 1, 4, 4), (3, 1.0), twice=False),
+    Case("CrossMapLRN2d", normal(2, 1, 4, 4), (3, 1.0)),
 ]

@@ -21,6 +21,26 @@ def normal(*shape: int) -> Callable[[torch.dtype], tuple[Tensor, ...]]:
     return lambda dtype: (torch.randn(shape, dtype=torch.float64).to(dtype),)
 
 
+def caught(f: Callable[[], Any]) -> tuple[type[Exception], str] | None:
+    """The error of a call, or None."""
+    try:
+        f()
+    except Exception as error:
+        return type(error), str(error)
+    return None
+
+
+def pair(name: str, *args: Any, **options: Any) -> tuple[nn.Module, nn.Module]:
+    """The native layer and the hand-written one with the same random γ and β."""
+    native = getattr(nn, name)(*args, **options)
+    with torch.no_grad():
+        for parameter in native.parameters():
+            parameter.uniform_(0.5, 1.5)
+    ours = getattr(scratch_layers, name)(*args, **options)
+    ours.load_state_dict(native.state_dict())
+    return native, ours
+
+
 @dataclass(frozen=True)
 class Case:
     """A layer, how it is made and what it is called with.
@@ -36,7 +56,6 @@ class Case:
         label: tells apart the cases of one layer.
         has_factory: the constructor takes ``device`` and ``dtype``.
         random: draws random numbers in training.
-        twice: has a second derivative natively too (else it is compared with nothing).
         half: runs natively in bfloat16 on the CPU.
         scales: may be given shifted, tiny and huge inputs; else ordinary ones only (a probability).
         without: named tests that do not apply, each with the reason.
@@ -50,7 +69,6 @@ class Case:
     label: str = ""
     has_factory: bool = False
     random: bool = False
-    twice: bool = True
     half: bool = True
     scales: bool = True
     without: dict[str, str] = field(default_factory=dict)

@@ -6,6 +6,7 @@ import warnings
 
 import pytest
 import torch
+from layer_case import caught, pair
 from torch import nn
 from torch.autograd import gradcheck, gradgradcheck
 from torch.nn import functional
@@ -49,17 +50,6 @@ DTYPES = {
 }
 
 
-def pair(name, *args, **options):
-    """The native layer and the hand-written one with the same random γ and β."""
-    native = getattr(nn, name)(*args, **options)
-    with torch.no_grad():
-        for parameter in native.parameters():
-            parameter.uniform_(0.5, 1.5)
-    ours = getattr(scratch_layers, name)(*args, **options)
-    ours.load_state_dict(native.state_dict())
-    return native, ours
-
-
 def step(layer, x, d_y):
     """Output, gradient of the input and of the parameters, buffers after one step."""
     x = x.clone(memory_format=torch.preserve_format).requires_grad_()
@@ -68,14 +58,6 @@ def step(layer, x, d_y):
     y = layer(x)
     y.backward(d_y)
     return y, x.grad, [p.grad for p in layer.parameters()], list(layer.buffers())
-
-
-def caught(f):
-    try:
-        f()
-    except Exception as error:
-        return type(error), str(error)
-    return None
 
 
 @pytest.mark.parametrize("device", DEVICES)

@@ -6,6 +6,7 @@ import pickle
 
 import pytest
 import torch
+from layer_case import caught, pair
 from torch import nn
 
 from scratch_layers import instancenorm
@@ -18,25 +19,6 @@ SHAPES = {
     "InstanceNorm3d": (3, 4, 2, 2, 2),
 }
 every_layer = pytest.mark.parametrize(("name", "shape"), SHAPES.items(), ids=SHAPES)
-
-
-def caught(f):
-    try:
-        f()
-    except Exception as error:
-        return type(error), str(error)
-    return None
-
-
-def pair(name, *args, **options):
-    """The native layer and the hand-written one with the same random γ and β."""
-    native = getattr(nn, name)(*args, **options)
-    with torch.no_grad():
-        for parameter in native.parameters():
-            parameter.uniform_(0.5, 1.5)
-    ours = getattr(instancenorm, name)(*args, **options)
-    ours.load_state_dict(native.state_dict())
-    return native, ours
 
 
 @every_layer

@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from layer_case import caught
 from torch import nn
 from torch.autograd import gradcheck, gradgradcheck
 
@@ -22,14 +23,6 @@ LAYERS = {
     "group": ("GroupNorm", (2, 6), (3, 6, 2, 2)),
 }
 every_layer = pytest.mark.parametrize(("name", "args", "shape"), LAYERS.values(), ids=LAYERS)
-
-
-def caught(f):
-    try:
-        f()
-    except Exception as error:
-        return type(error), str(error)
-    return None
 
 
 def exact(name, args, x, weight=None, bias=None):
