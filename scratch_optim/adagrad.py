@@ -96,12 +96,6 @@ class Adagrad(Optimizer):
         s0 = group["initial_accumulator_value"]
         return {"sum": torch.full_like(p, complex(s0, s0) if p.is_complex() else s0)}
 
-    def check_gradient(self, group: Group, p: Tensor, g: Tensor) -> None:
-        """Raise if a sparse gradient meets weight decay, which would change every entry."""
-        super().check_gradient(group, p, g)
-        if g.is_sparse and group["weight_decay"] != 0:
-            raise RuntimeError("weight_decay option is not compatible with sparse gradients")
-
     @staticmethod
     def update(  # noqa: D102
         theta: Operand,

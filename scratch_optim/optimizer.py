@@ -266,11 +266,14 @@ class Optimizer(torch.optim.Optimizer):
         """Raise if ``p``, one of ``group``, cannot be updated with ``g``.
 
         Raises:
-            RuntimeError: a sparse gradient where none is taken; ``fused`` with integers.
+            RuntimeError: a sparse gradient where none is taken, or with weight decay, which would
+                change the other entries too; ``fused`` with integers.
             AssertionError: ``capturable`` on a device that captures nothing.
         """
         if g.is_sparse and self.sparse_message:
             raise RuntimeError(self.sparse_message)
+        if g.is_sparse and group.get("weight_decay", 0) != 0:
+            raise RuntimeError("weight_decay option is not compatible with sparse gradients")
         if group.get("capturable") and not group.get("fused"):
             devices = _get_capturable_supported_devices()
             if p.device.type not in devices:

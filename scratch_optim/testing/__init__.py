@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 import torch
 
-from . import kit, parity
+from . import kit, parity, ways
 from .kit import Check, ConformanceError, NotApplicable, Report, Result
 from .subject import Equation, Subject
 
@@ -37,7 +37,7 @@ __all__ = [
     "parametrize_with_checks",
 ]
 
-CHECKS: list[Check] = kit.checks_of(parity)
+CHECKS: list[Check] = kit.checks_of(parity, ways)
 """All checks, in the order in which they run."""
 
 

@@ -93,3 +93,34 @@ def _stay_near(subject: Subject, options: Options, dtype: torch.dtype) -> None:
             f"reference in float64, where {allowed:.3g} are allowed; the reference itself in that "
             f"dtype has {other:.3g}"
         )
+
+
+@check
+def equals_reference_for_complex_parameters(subject: Subject) -> None:
+    """Complex parameters and their state are those of the reference, up to the roundings by which
+    arithmetic of complex numbers and of their parts differ."""
+    if not subject.takes(torch.complex64):
+        skip("does not take complex parameters, or its reference does not")
+    for name, options in _each(subject):
+        with circumstances(options=name):
+            pair = subject.pair(options, dtype=torch.complex64)
+            pair.step(10)
+            for p, q in zip(*pair.params, strict=True):
+                apart = epsilons(p, q)
+                assert apart <= 8 * pair.taken, (
+                    f"parameter {tuple(p.shape)} after {pair.taken} steps: {apart:.3g} epsilons "
+                    f"from the reference, where {8 * pair.taken} are allowed"
+                )
+
+
+@check
+def equals_reference_on_gradients_in_another_layout(subject: Subject) -> None:
+    """Contiguous gradients of a channels_last weight, among tensors that lie alike, are read in
+    their own order."""
+    if subject.sparse:
+        skip("takes sparse gradients only")
+    for name, options in _each(subject):
+        with circumstances(options=name):
+            pair = subject.pair(options)
+            pair.step(5, laid_out=lambda p, g: g.clone())
+            pair.check()

@@ -244,16 +244,25 @@ class Subject:
     def take_step(
         self, optimizer: torch.optim.Optimizer, params: list[Any], grads: Sequence[Tensor | None]
     ) -> Any:
-        """Set gradients and call ``step``, with a closure if it needs one."""
+        """Set gradients and call ``step``.
+
+        If it needs a closure it gets that of a quadratic with its minimum at ``grads``.
+        """
         for p, g in zip(params, grads, strict=True):
             p.grad = g
         if not self.needs_closure:
             return optimizer.step()
 
-        def closure() -> Tensor:
-            """A linear loss, whose gradients are those that were set."""
-            pairs = zip(params, grads, strict=True)
-            return sum([(p.detach() * g).sum() for p, g in pairs if g is not None], torch.zeros(()))
+        pairs = [(p, g) for p, g in zip(params, grads, strict=True) if g is not None]
+
+        def closure() -> float:
+            """A loss whose minimum lies where the gradients say, of curvatures between 1 and 2."""
+            loss = 0.0
+            for p, target in pairs:
+                curvature = 1 + target.abs() / (1 + target.abs())
+                p.grad = curvature * (p.detach() - target)
+                loss += 0.5 * (p.grad * (p.detach() - target)).sum().item()
+            return loss
 
         return optimizer.step(closure)
 
