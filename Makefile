@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: train test check docs-tables board benchmark clean
+.PHONY: train test check docs-tables board benchmark parity clean
 
 train: $(VENV)/train
 	$(BIN)/python scripts/cifar10.py --log-dir runs/digits --checkpoint-dir runs/digits $(ARGS)
@@ -28,6 +28,11 @@ board: $(VENV)/train
 benchmark: $(VENV)/dev
 	$(BIN)/python scripts/benchmark.py
 	$(BIN)/python scripts/tables.py
+
+# the conformance kits over torch's classes, these and those of peers
+parity: $(VENV)/peers
+	$(BIN)/python scripts/parity.py --update $(ARGS)
+	$(BIN)/python scripts/divergence.py --log-dir runs/parity --picture
 
 $(VENV)/%: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

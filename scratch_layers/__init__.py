@@ -92,6 +92,10 @@ from scratch_layers.instancenorm import (
 from scratch_layers.kernels import (
     compile_kernels,
 )
+from scratch_layers.linear_cross_entropy import (
+    LinearCrossEntropyLoss,
+    LinearCrossEntropyOptions,
+)
 from scratch_layers.loss import (
     BCELoss,
     BCEWithLogitsLoss,
@@ -197,6 +201,8 @@ __all__ = [
     "LazyInstanceNorm2d",
     "LazyInstanceNorm3d",
     "LeakyReLU",
+    "LinearCrossEntropyLoss",
+    "LinearCrossEntropyOptions",
     "LocalResponseNorm",
     "LogSigmoid",
     "LogSoftmax",

@@ -36,6 +36,7 @@ from scratch_layers import (
     ctc,
     dropout,
     instancenorm,
+    linear_cross_entropy,
     loss,
     margin_loss,
     normalization,
@@ -54,6 +55,7 @@ FAMILIES = (
     ctc,
     dropout,
     instancenorm,
+    linear_cross_entropy,
     loss,
     margin_loss,
     normalization,
@@ -69,6 +71,7 @@ COUNTERPARTS: Classes = {
     if isinstance(ours, type)
     and ours.__module__ == family.__name__
     and isinstance(getattr(nn, name, None), type)
+    and issubclass(ours, nn.Module)
     and issubclass(ours, getattr(nn, name))
 }
 

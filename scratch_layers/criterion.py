@@ -6,7 +6,8 @@ of the n values: y = Σ l_i ("sum"), y = 1/n Σ l_i ("mean"), or none. Its deriv
     ∂x_i = ∂y/n ∂l/∂x_i        ∂t_i = ∂y/n ∂l/∂t_i        (1/n for "mean" only)
 
 Here ∂y is one number (for "none" one for each i), so a backward reads x and t once and writes ∂x
-once; x and t are all that is kept for it. The forward derivative is
+once; x and t are all that is kept for it. Where l is piecewise linear, as |x - t|, it is the slope
+alone: a byte, which is -1, 0 or 1. The forward derivative is
 
     ẏ = 1/n Σ (∂l/∂x_i ẋ_i + ∂l/∂t_i ṫ_i)
 """
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 
 from scratch_layers import kernels
 from scratch_layers.dtypes import accumulate_dtype, not_implemented, sum_dtype
-from scratch_layers.function import Function
+from scratch_layers.function import Function, is_transformed
 
 # From many values to one
 
@@ -129,9 +130,15 @@ class Loss:
 
     Each l_i depends on one value of each tensor, which are of one shape; or, ``over_classes``, on a
     row of them, x (N, C, *), with l of shape (N, *).
+
+    A loss is ``piecewise_linear`` if by_input does not change, but for jumps, with the first two
+    tensors, and by_target is its negative or None. Then it is computed along with l and kept for
+    the backward, in the dtype ``slope_dtype`` (None for that of x), and the tensors are not.
     """
 
     over_classes: ClassVar[bool] = False
+    piecewise_linear: ClassVar[bool] = False
+    slope_dtype: ClassVar[torch.dtype | None] = None
     f: ClassVar[Callable[..., Tensor]]
     by_input: ClassVar[Callable[..., Tensor]]
     by_target: ClassVar[Callable[..., Tensor] | None] = None
@@ -236,11 +243,74 @@ class LossFunction(Function):
         return tangent(formula, reduction, numbers, directions[3:], *ctx.saved_tensors)
 
 
+def forward_and_slope(
+    formula: type[Loss], reduction: str, numbers: tuple[Any, ...], x: Tensor, *more: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """y, and ∂l/∂x."""
+    slope = formula.by_input(*widened((x, *more)), *numbers)
+    y = forward(formula, reduction, numbers, x, *more)
+    return y, slope.to(formula.slope_dtype or x.dtype)
+
+
+def backward_of_slope(
+    reduction: str, dtype: torch.dtype, needed: tuple[bool, bool], d_y: Tensor, slope: Tensor
+) -> tuple[Tensor | None, Tensor | None]:
+    """∂x = ∂y/n ∂l/∂x, and ∂t = -∂x."""
+    d_l = spread_by(reduction, d_y.to(accumulate_dtype(d_y)), slope.numel())
+    d_x = (d_l * slope.to(d_l.dtype)).to(dtype)
+    return d_x if needed[0] else None, -d_x if needed[1] else None
+
+
+class PiecewiseLinearFunction(torch.autograd.Function):
+    """A piecewise linear loss as a node that saves its slope; called as :class:`LossFunction`.
+
+    A second output, which is empty, is saved with it. In a second derivative it stands for the
+    inputs, which do not change the slope: so they get zeros, and not nothing.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        formula: type[Loss],
+        reduction: str,
+        numbers: tuple[Any, ...],
+        *tensors: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Equation: :func:`forward_and_slope`."""
+        y, slope = kernels.run(forward_and_slope, formula, reduction, numbers, *tensors)
+        inputs = y.new_empty(0)
+        ctx.loss = reduction, y.dtype
+        ctx.save_for_backward(slope, inputs)
+        return y, inputs
+
+    @staticmethod
+    def backward(ctx: Any, d_y: Tensor, _: Tensor) -> Any:
+        """Equation: :func:`backward_of_slope`."""
+        slope, inputs = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            d_y = d_y + inputs.sum()
+        needed = tuple(ctx.needs_input_grad[3:5])
+        d_tensors = kernels.run(backward_of_slope, *ctx.loss, needed, d_y, slope)
+        return None, None, None, *d_tensors, *[None] * len(ctx.needs_input_grad[5:])
+
+
+def keeps_slope(formula: type[Loss], tensors: Sequence[Tensor | None]) -> bool:
+    """Whether the slope is all that a backward will read: no third tensor is differentiated by."""
+    if not formula.piecewise_linear or torch.compiler.is_compiling() or is_transformed():
+        return False
+    asked = [t is not None and t.requires_grad for t in tensors]
+    return torch.is_grad_enabled() and any(asked[:2]) and not any(asked[2:])
+
+
 def node(
     formula: type[Loss], reduction: str, *tensors: Tensor | None, numbers: tuple[Any, ...] = ()
 ) -> Tensor:
     """The loss, reduced, as one node of the graph."""
-    y: Tensor = LossFunction.call(formula, reduction, numbers, *tensors)
+    y: Tensor
+    if keeps_slope(formula, tensors):
+        y, _ = PiecewiseLinearFunction.apply(formula, reduction, numbers, *tensors)
+    else:
+        y = LossFunction.call(formula, reduction, numbers, *tensors)
     return y
 
 

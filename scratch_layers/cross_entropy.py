@@ -46,6 +46,7 @@ t = ±1, ∂FL/∂x = t (1 - p_t)^γ (γ p_t log p_t + p_t - 1).
 """
 
 import warnings
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -268,7 +269,7 @@ def _as_batch(x: Tensor, y: Tensor, w: Tensor | None, ignored: int) -> tuple[Ten
     if y.dtype not in (torch.int64, torch.uint8):
         raise RuntimeError(f"expected target dtype to be Long or Byte, but got {kind_of(y)}")
     if w is not None:
-        _check_weight(w, shape[1], x.dtype)
+        _check_weight(w, shape[1], x.dtype, spatial=len(shape) > 2)
         refuse_gradient("nll_loss_forward", "weight", w)
     if can_look_at(y) and y.numel() > 0:
         low, high = y.aminmax()
@@ -282,9 +283,10 @@ def _as_batch(x: Tensor, y: Tensor, w: Tensor | None, ignored: int) -> tuple[Ten
 def _refuse_shapes(x: list[int], y: list[int]) -> None:
     if len(x) == 0:
         raise ValueError("Expected 1 or more dimensions (got 0)")
-    if len(y) > 0 and y[0] != x[0]:
-        raise ValueError(f"Expected input batch_size ({x[0]}) to match target batch_size ({y[0]}).")
-    if len(x) == 2:
+    rows = y[0] if y else 0
+    if len(x) > 1 and rows != x[0]:
+        raise ValueError(f"Expected input batch_size ({x[0]}) to match target batch_size ({rows}).")
+    if len(x) <= 2:
         raise RuntimeError("0D or 1D target tensor expected, multi-target not supported")
     if len(x) == 4 and len(y) != 3:
         raise RuntimeError(
@@ -296,8 +298,10 @@ def _refuse_shapes(x: list[int], y: list[int]) -> None:
     raise RuntimeError(f"Expected target size {[x[0], *x[2:]]}, got {y}")
 
 
-def _check_weight(w: Tensor, C: int, dtype: torch.dtype) -> None:
+def _check_weight(w: Tensor, C: int, dtype: torch.dtype, spatial: bool = False) -> None:
     if w.dim() != 1 or w.shape[0] != C:
+        if spatial:
+            raise RuntimeError("weight tensor should be defined either for all or no classes")
         raise RuntimeError(
             f"weight tensor should be defined either for all {C} classes or no classes but got "
             f"weight tensor of shape: {list(w.shape)}"
@@ -307,9 +311,41 @@ def _check_weight(w: Tensor, C: int, dtype: torch.dtype) -> None:
         raise RuntimeError(f"expected scalar type {expected} but found {kind_of(w)}")
 
 
-def _of_one_row(l: Tensor, input: Tensor) -> Tensor:  # noqa: E741
+def of_one_row(l: Tensor, input: Tensor) -> Tensor:  # noqa: E741
     """The losses (N, *), without the N that an input (C,) was given."""
     return l.squeeze(0) if input.dim() == 1 and l.dim() == 1 else l
+
+
+def formula_for(
+    x: Tensor, target: Tensor, w: Tensor | None, ignore_index: int, label_smoothing: float
+) -> tuple[type[Loss], tuple[Tensor, Tensor, Tensor | None], tuple[Any, ...]]:
+    """What the target asks for, an index or a distribution: the formula, its tensors and numbers.
+
+    Of the logits x (C,) or (N, C, *) only shape and dtype are looked at. They are returned as
+    (N, C, *), and the target to match.
+    """
+    if not 0 <= label_smoothing <= 1:
+        raise RuntimeError(f"label_smoothing must be between 0.0 and 1.0. Got: {label_smoothing}")
+    if not x.is_floating_point():
+        raise not_implemented("cross_entropy", x)
+    if target.shape != x.shape:
+        x, target = _as_batch(x, target, w, ignore_index)
+        return OfIndex, (x, target, w), (float(label_smoothing), ignore_index)
+    if not target.is_floating_point():
+        raise RuntimeError(
+            "Expected floating point type for target with class probabilities, "
+            f"got {kind_of(target)}"
+        )
+    if ignore_index >= 0:
+        raise RuntimeError("ignore_index is not supported for floating point target")
+    x, target = (t.unsqueeze(0) if t.dim() == 1 else t for t in (x, target))
+    dtype = torch.promote_types(x.dtype, target.dtype)
+    if w is not None:
+        dtype = torch.promote_types(dtype, w.dtype)
+        _check_weight(w.to(dtype), x.shape[1], dtype)
+    x, target = x.to(dtype), target.to(dtype)
+    w = None if w is None else along(x, w).expand(x.shape)
+    return OfDistribution, (x, target, w), (float(label_smoothing),)
 
 
 def cross_entropy(
@@ -324,32 +360,9 @@ def cross_entropy(
 ) -> Tensor:
     """-Σ_j w_j q_j log softmax(x)_j, see :class:`CrossEntropyLoss`."""
     reduction = check_reduction(size_average, reduce, reduction)
-    if not 0 <= label_smoothing <= 1:
-        raise RuntimeError(f"label_smoothing must be between 0.0 and 1.0. Got: {label_smoothing}")
-    if not input.is_floating_point():
-        raise not_implemented("cross_entropy", input)
     x, target, w = out_of_autocast(input, target, weight)
-    if target.shape != x.shape:
-        x, target = _as_batch(x, target, w, ignore_index)
-        numbers = (float(label_smoothing), ignore_index)
-        y = node(OfIndex, reduction, x, target, w, numbers=numbers)
-    else:
-        if not target.is_floating_point():
-            raise RuntimeError(
-                "Expected floating point type for target with class probabilities, "
-                f"got {kind_of(target)}"
-            )
-        if ignore_index >= 0:
-            raise RuntimeError("ignore_index is not supported for floating point target")
-        x, target = (t.unsqueeze(0) if t.dim() == 1 else t for t in (x, target))
-        dtype = torch.promote_types(x.dtype, target.dtype)
-        if w is not None:
-            dtype = torch.promote_types(dtype, w.dtype)
-            _check_weight(w.to(dtype), x.shape[1], dtype)
-        x, target = x.to(dtype), target.to(dtype)
-        w = None if w is None else along(x, w).expand(x.shape)
-        y = node(OfDistribution, reduction, x, target, w, numbers=(float(label_smoothing),))
-    return _of_one_row(y, input)
+    formula, tensors, numbers = formula_for(x, target, w, ignore_index, label_smoothing)
+    return of_one_row(node(formula, reduction, *tensors, numbers=numbers), input)
 
 
 def nll_loss(
@@ -367,7 +380,7 @@ def nll_loss(
         raise not_implemented("nll_loss_out_frame", input)
     z, y, w = out_of_autocast(input, target, weight)
     z, y = _as_batch(z, y, w, ignore_index)
-    return _of_one_row(node(OfLikelihood, reduction, z, y, w, numbers=(ignore_index,)), input)
+    return of_one_row(node(OfLikelihood, reduction, z, y, w, numbers=(ignore_index,)), input)
 
 
 def focal_loss(

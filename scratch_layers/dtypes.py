@@ -36,6 +36,21 @@ def out_of_autocast(*tensors: Tensor | None, device: str | None = None) -> list[
     return [t.float() if t is not None and t.dtype in half else t for t in tensors]
 
 
+def into_autocast(*tensors: Tensor | None) -> list[Any]:
+    """The tensors; under autocast, those of a floating dtype in its dtype, float64 excepted.
+
+    For matrix products, which torch's lists of autocast compute in half precision.
+    """
+    on = next(t.device.type for t in tensors if t is not None)
+    if on == "meta" or not torch.is_autocast_enabled(on):
+        return list(tensors)
+    dtype, kept = torch.get_autocast_dtype(on), torch.float64
+    return [
+        t.to(dtype) if t is not None and t.is_floating_point() and t.dtype != kept else t
+        for t in tensors
+    ]
+
+
 def kind_of(x: Tensor) -> str:
     """The dtype as torch's errors name it: ``Float``, ``Long``, ..."""
     return x.type().split(".")[-1].removesuffix("Tensor")

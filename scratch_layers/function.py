@@ -63,12 +63,22 @@ class Function(torch.autograd.Function):
 
     @classmethod
     def call(cls, *inputs: Any) -> Any:
-        """``forward(*inputs)`` as a node of the graph."""
+        """``forward(*inputs)`` as a node of the graph, if there is one to be made."""
         if torch.compiler.is_compiling():
-            return cls.apply(*inputs)
+            # Before 2.15 Dynamo hands a ctx to a forward of any number of arguments where nothing
+            # requires a gradient.
+            grad = torch.is_grad_enabled() and any(
+                [isinstance(x, Tensor) and x.requires_grad for x in inputs]
+            )
+            return cls.apply(*inputs) if grad else cls.forward(*inputs)
         if torch._C._are_functorch_transforms_active():
             return cls.transformable.apply(*inputs)
         return cls.direct.apply(*inputs)
+
+
+def is_transformed() -> bool:
+    """Whether ``torch.func`` or forward differentiation sees what runs now."""
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 class Formula:
@@ -155,8 +165,7 @@ def elementwise(formula: type[Formula], x: Tensor, *numbers: Any, inplace: bool 
         raise RuntimeError(
             "a leaf Variable that requires grad is being used in an in-place operation."
         )
-    watched = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
-    watched = watched or forward_ad._current_level >= 0  # where no node may overwrite
+    watched = torch.compiler.is_compiling() or is_transformed()  # where no node may overwrite
     if watched or (recorded and not formula.saves_output):
         return x.copy_(Elementwise.call(formula, x.clone(), False, *numbers))
     if not recorded:

@@ -61,6 +61,9 @@ from scratch_layers.fusedbatchnorm import (
 from scratch_layers.instancenorm import (
     instance_norm,
 )
+from scratch_layers.linear_cross_entropy import (
+    linear_cross_entropy,
+)
 from scratch_layers.loss import (
     binary_cross_entropy,
     binary_cross_entropy_with_logits,
@@ -134,6 +137,7 @@ __all__ = [
     "layer_norm",
     "leaky_relu",
     "leaky_relu_",
+    "linear_cross_entropy",
     "local_response_norm",
     "log_softmax",
     "logsigmoid",

@@ -112,6 +112,9 @@ class Squared(OfDifference):
 class Absolute(OfDifference):
     """|r|; the slope at zero is zero."""
 
+    piecewise_linear = True
+    slope_dtype = torch.int8
+
     @staticmethod
     def of(r: Tensor) -> Tensor:
         return r.abs()
@@ -421,29 +424,25 @@ class Poisson(Loss):
 
 
 class Gaussian(Loss):
-    """1/2 (log v + r²/v), with or without 1/2 log 2π; v is no less than ε.
+    """1/2 (log v + r²/v) of r and v, with or without 1/2 log 2π; v is no less than ε.
 
     As in torch, a variance below ε has the derivative at ε, so that it can grow again.
     """
 
     @staticmethod
-    def f(x: Tensor, t: Tensor, v: Tensor, full: bool, eps: float) -> Tensor:
-        v, r = v.clamp(min=eps), x - t
+    def f(r: Tensor, v: Tensor, full: bool, eps: float) -> Tensor:
+        v = v.clamp(min=eps)
         y = 0.5 * (v.log() + r * r / v)
         return y + 0.5 * math.log(2 * math.pi) if full else y
 
     @staticmethod
-    def by_input(x: Tensor, t: Tensor, v: Tensor, full: bool, eps: float) -> Tensor:
-        return (x - t) / v.clamp(min=eps)
+    def by_input(r: Tensor, v: Tensor, full: bool, eps: float) -> Tensor:
+        return r / v.clamp(min=eps)
 
     @staticmethod
-    def by_target(x: Tensor, t: Tensor, v: Tensor, full: bool, eps: float) -> Tensor:
-        return (t - x) / v.clamp(min=eps)
-
-    @staticmethod
-    def by_third(x: Tensor, t: Tensor, v: Tensor, full: bool, eps: float) -> Tensor:
+    def by_target(r: Tensor, v: Tensor, full: bool, eps: float) -> Tensor:
         v = v.clamp(min=eps)
-        z = (x - t) / v
+        z = r / v
         return 0.5 * (1 / v - z * z)
 
 
@@ -588,7 +587,8 @@ def gaussian_nll_loss(
         elif not one_differs:
             raise ValueError("var is of incorrect size")
     reduction = check_reduction(None, None, reduction, f"{reduction} is not valid")
-    return pointwise(Gaussian, reduction, input, target, v, numbers=(full, eps))
+    # the difference is kept for the backward, where x and t would be two tensors
+    return pointwise(Gaussian, reduction, input - target, v, numbers=(full, eps))
 
 
 def kl_div(

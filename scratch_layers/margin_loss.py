@@ -72,6 +72,8 @@ __all__ = [
 class Ranking(Loss):
     """(-t (x₁ - x₂) + m)₊ of x₁, x₂ and t."""
 
+    piecewise_linear = True
+
     @staticmethod
     def _z(x1: Tensor, x2: Tensor, t: Tensor, margin: float) -> Tensor:
         return margin - t * (x1 - x2)
@@ -95,6 +97,9 @@ class Ranking(Loss):
 
 class HingeEmbedding(Loss):
     """x for t = 1, (m - x)₊ for t = -1; as in torch, the sum of both for other t."""
+
+    piecewise_linear = True
+    slope_dtype = torch.int8
 
     @staticmethod
     def f(x: Tensor, t: Tensor, margin: float) -> Tensor:

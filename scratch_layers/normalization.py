@@ -370,9 +370,10 @@ def _rows(
                 f"shape {list(parameter.shape)} and normalized_shape = {shape}"
             )
     if size[-len(shape) :] != shape:
+        leading = "*" if name == "rms_norm" else "*, "
         raise RuntimeError(
             f"Given normalized_shape={shape}, expected input with shape "
-            f"[*, {', '.join(map(str, shape))}], but got input of size{size}"
+            f"[{leading}{', '.join(map(str, shape))}], but got input of size{size}"
         )
     return prod(size[: -len(shape)]), 1, prod(shape), 1
 

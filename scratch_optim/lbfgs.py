@@ -149,9 +149,10 @@ class LBFGS(Optimizer):
         Raises:
             ValueError: there is one already: g^T d and y^T s are of all parameters together.
         """
-        if self.param_groups:
+        super().add_param_group(param_group)  # which tells of what is no group
+        if len(self.param_groups) > 1:
+            self.param_groups.pop()
             raise ValueError("LBFGS doesn't support per-parameter options (parameter groups)")
-        super().add_param_group(param_group)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any]) -> Any:  # type: ignore[override]
@@ -182,7 +183,7 @@ class LBFGS(Optimizer):
             lr = lr.squeeze().clone()  # kept as t, while the group's may change in place
         f = _Objective(group["params"], closure, group["maximize"])
         loss = f.closure()
-        if not f.theta:
+        if not any(f.sizes):
             return loss
 
         phi, g = f.value(loss), f.gradient()

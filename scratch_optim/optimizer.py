@@ -505,6 +505,9 @@ class Optimizer(torch.optim.Optimizer):
             first = 2 + kernel.width
             arguments[first : first + at.stop - at.start] = cut[at]
             kernel.call(arguments)
+        for _, params, _ in bucket.blocks:
+            # Or a graph that has saved them would go backward with what they are now.
+            torch.autograd.graph.increment_version(params)
 
     def _calls(
         self,
@@ -749,8 +752,9 @@ class Optimizer(torch.optim.Optimizer):
 
         Agrees with ``torch.optim``: parameters are matched by their order; floating point state
         is cast to the dtype and device of its parameter, ``step`` excepted; keys unknown here are
-        kept. Differs in that everything is checked before anything is changed, and that the
-        tensors are copied: the optimizer shares no memory with ``state_dict``.
+        kept. Differs in that everything is checked before anything is changed, that the tensors
+        are copied (the optimizer shares no memory with ``state_dict``), and that other scalars
+        than ``step`` keep their dtype too.
 
         Args:
             state_dict: what :meth:`state_dict` returned.
@@ -779,13 +783,18 @@ class Optimizer(torch.optim.Optimizer):
         known = set()
         for number, (group, saved) in enumerate(zip(groups, saved_groups, strict=True)):
             new_groups.append(self._loaded_group(number, group, saved))
+            scalars = self.scalar_state(new_groups[-1])
             for key, p in zip(saved["params"], group["params"], strict=True):
                 known.add(key)
                 own = state_dict["state"].get(key)
                 if own is not None:
                     self._check_state(key, p, new_groups[-1], own)
+                    # Scalars are kept as torch keeps ``step``: cast to bfloat16, NAdam's product
+                    # would be another number than before it was saved.
                     loaded[p] = {
-                        name: _take_over(value, p, key, saved_groups, name)
+                        name: _take_over(
+                            value, p, key, saved_groups, "step" if name in scalars else name
+                        )
                         for name, value in own.items()
                     }
         for key, value in state_dict["state"].items():

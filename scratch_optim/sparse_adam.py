@@ -93,6 +93,16 @@ class SparseAdam(Optimizer):
         """Return the step count: parameters with the same one are updated together."""
         return self.state[p]["step"]
 
+    def _signs(self, group: Group, grads: list[Any], by_address: bool) -> list[Any]:
+        signs = super()._signs(group, grads, by_address)
+        counts = [
+            self.state.get(p, {}).get("step", 0)
+            for p, g in zip(group["params"], grads, strict=True)
+            if g is not None
+        ]
+        # Of those that are updated together all count alike, unless a count was edited.
+        return [*signs, *[count - counts[0] for count in counts]]
+
     def _start(self, p: Tensor, group: Group) -> bool:
         self.state[p].setdefault("step", 0)
         return super()._start(p, group)

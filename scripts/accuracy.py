@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -26,70 +25,13 @@ from torch import Tensor, nn
 import scratch_layers
 from benchmark import RESULTS, machine
 from layer_samples import FAMILIES, Sample, Shape
+from scratch_layers.testing.rounding import KINDS, NUDGES, error, granted, nudged
 from tables import caption, markdown
 
 ROOT = Path(__file__).parent.parent
 REPORT, PAGE = RESULTS / "accuracy-cpu.json", ROOT / "docs" / "accuracy.md"
-KINDS: dict[str, Callable[[Tensor], Tensor]] = {
-    "ordinary": lambda x: x,
-    "x + 1e2": lambda x: x + 1e2,
-    "x + 1e4": lambda x: x + 1e4,
-    "1e-4 x": lambda x: x * 1e-4,
-    "1e4 x": lambda x: x * 1e4,
-}
-"""What is made of an ordinary first input, of mean 0 and variance 1."""
-
-NUDGES = 4
-"""In how many ways the inputs are moved, to see how far the exact result moves."""
-
-EPS64 = torch.finfo(torch.float64).eps
 WAYS = ("native", "by hand", "compiled")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
-
-def error(result: Tensor, truth: Tensor) -> float:
-    """Return the largest error, in epsilons of the dtype of ``result`` times the largest value.
-
-    Equal infinities and nans are right; a value that is not finite where the truth is, or the
-    other way round, is infinitely wrong.
-    """
-    mine, truth = result.detach().double(), truth.detach().double()
-    same = (mine == truth) | (mine.isnan() & truth.isnan())
-    wrong = torch.where(same, 0.0, (mine - truth).abs()).nan_to_num(math.inf, math.inf)
-    if wrong.numel() == 0 or wrong.max() == 0:
-        return 0.0
-    # what overflows the dtype is infinite in it, rightly
-    largest = truth.abs().nan_to_num(0, 0, 0).max().clamp(max=torch.finfo(result.dtype).max)
-    return float(wrong.max() / largest.clamp(min=1e-300)) / torch.finfo(result.dtype).eps
-
-
-def nudged(inputs: Sequence[Tensor], dtype: torch.dtype, seed: int) -> list[Tensor]:
-    """Return the inputs moved towards zero by two roundings of ``dtype`` each, or by none."""
-    generator = torch.Generator().manual_seed(seed)
-    eps = torch.finfo(dtype).eps
-    return [
-        x * (1 - 2 * eps * torch.randint(2, x.shape, generator=generator))
-        if x.is_floating_point()
-        else x
-        for x in inputs
-    ]
-
-
-def granted(truth: Tensor, moved: Sequence[Tensor], dtype: torch.dtype) -> float:
-    """Return the error that is nobody's merit or fault, in the unit of :func:`error`.
-
-    Args:
-        truth: the exact result.
-        moved: exact results of inputs that were nudged, each in another way.
-        dtype: of the results that are compared with it.
-
-    A derivative is a sum of up to three products: four roundings of half an epsilon. And the data
-    themselves are known to a rounding, as is the mean that is subtracted from them: what moves the
-    exact result as far as that is not an error of whoever computes it. (A mean of 1e4 is 5e-4 off
-    in float32, and native is off by that too, or by less where it has luck.)
-    """
-    furthest = max(error(result.to(torch.float64), truth) for result in moved)
-    return 2 + furthest * EPS64 / torch.finfo(dtype).eps
 
 
 def results(
@@ -118,7 +60,7 @@ def measured(sample: Sample, shape: Shape, dtype: torch.dtype, kind: str) -> dic
     native = sample.make(nn, shape).to(dtype)
     with torch.no_grad():
         for parameter in native.parameters():
-            parameter.uniform_(0.5, 1.5)
+            parameter.uniform_(*sample.parameters)
     exact, ours = sample.make(nn, shape).double(), sample.make(scratch_layers, shape).to(dtype)
     values = list(native.state_dict().values())
     for layer in (exact, ours):
@@ -137,7 +79,8 @@ def measured(sample: Sample, shape: Shape, dtype: torch.dtype, kind: str) -> dic
         for way, tensors in found.items()
     }
     errors["granted"] = [
-        granted(t, m, dtype) for t, m in zip(truth, zip(*moved, strict=True), strict=True)
+        granted(t, m, dtype, sample.products(shape))
+        for t, m in zip(truth, zip(*moved, strict=True), strict=True)
     ]
     return errors
 

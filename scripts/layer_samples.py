@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from scratch_layers import LinearCrossEntropyOptions
+
 Shape = tuple[int, ...]
 
 
@@ -27,6 +29,8 @@ class Sample:
         options: of the constructor.
         others: what follows the first input, drawn from a generator: other operands, targets.
         first: makes the first input what the layer asks for, as a probability.
+        parameters: the range that accuracy.py draws them from.
+        products: of how many products a value of a gradient is the sum, from the shape.
         label: tells apart the samples of one layer.
         channels_last: measured in that memory format too.
         scales: may be given shifted, tiny and huge inputs; not probabilities, nor where the native
@@ -41,6 +45,8 @@ class Sample:
     options: dict[str, Any] = field(default_factory=dict)
     others: Callable[[Shape, torch.Generator], tuple[Tensor, ...]] = lambda shape, generator: ()
     first: Callable[[Tensor], Tensor] | None = None
+    parameters: tuple[float, float] = (0.5, 1.5)
+    products: Callable[[Shape], int] = lambda shape: 3
     label: str = ""
     channels_last: bool = False
     scales: bool = True
@@ -113,6 +119,11 @@ def signs(shape: Shape, generator: torch.Generator) -> tuple[Tensor, ...]:
 def classes(shape: Shape, generator: torch.Generator) -> tuple[Tensor, ...]:
     """Return the number of a class for each place."""
     return (torch.randint(shape[1], (shape[0], *shape[2:]), generator=generator),)
+
+
+def words(shape: Shape, generator: torch.Generator) -> tuple[Tensor, ...]:
+    """Return the number of one of 16 times as many classes as features for each row."""
+    return (torch.randint(16 * shape[1], shape[:1], generator=generator),)
 
 
 def mixture(shape: Shape, generator: torch.Generator) -> tuple[Tensor, ...]:
@@ -205,6 +216,21 @@ FAMILIES: dict[str, list[Sample]] = {
             label="smoothed",
         ),
         Sample("CrossEntropyLoss", LOGITS, others=mixture, label="soft targets"),
+        *[
+            Sample(
+                "LinearCrossEntropyLoss",
+                ((512, 256), (512, 32)),
+                lambda s: (s[1], 16 * s[1]),
+                options={"options": options},
+                others=words,
+                parameters=(-0.1, 0.1),
+                products=lambda s: 16 * s[1],
+                label=label,
+                scales=False,
+            )
+            for label, options in (("", None), ("in chunks", LinearCrossEntropyOptions()))
+            if hasattr(nn, "LinearCrossEntropyLoss")  # new in torch 2.13
+        ],
         Sample("NLLLoss", LOGITS, others=classes, first=lambda x: x.log_softmax(1), scales=False),
         Sample("MSELoss", PAIRS, others=alike),
         Sample("L1Loss", PAIRS, others=alike),

@@ -295,7 +295,8 @@ def catalogue() -> str:
 
 LAYER_FILES = (
     *("batchnorm", "fusedbatchnorm", "syncbatchnorm", "normalization", "instancenorm", "dropout"),
-    *("variational", "activation", "softmax", "loss", "cross_entropy", "margin_loss", "ctc"),
+    *("variational", "activation", "softmax", "loss", "cross_entropy"),
+    *("linear_cross_entropy", "margin_loss", "ctc"),
     *("imbalance", "init", "regularization", "convert", "gradients", "residual", "resnet"),
     *("preresnet", "mlp"),
 )

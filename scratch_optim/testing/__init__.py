@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 import torch
 
-from . import kit, parity, ways
+from . import closed_forms, contract, face, kit, midrun, parity, properties, state, unusual, ways
 from .kit import Check, ConformanceError, NotApplicable, Report, Result
 from .subject import Equation, Subject
 
@@ -37,7 +37,9 @@ __all__ = [
     "parametrize_with_checks",
 ]
 
-CHECKS: list[Check] = kit.checks_of(parity, ways)
+CHECKS: list[Check] = kit.checks_of(
+    parity, contract, closed_forms, ways, midrun, state, face, unusual, properties
+)
 """All checks, in the order in which they run."""
 
 
@@ -83,6 +85,7 @@ def check_optimizer(
     Raises:
         ConformanceError: a check failed that was not expected to (``on_fail="raise"``).
         ValueError: there is no check of such a name.
+        TypeError: ``cls`` is no optimizer's class, or ``reference`` neither that nor an equation.
     """
     given = None if options is None else tuple(options)
     subject = Subject(cls, reference, given, ulps, drop_in, device, like or {})

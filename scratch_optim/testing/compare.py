@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any
 
 import torch
@@ -33,6 +34,8 @@ def assert_same_bits(a: Tensor, b: Tensor, what: str) -> None:
         return
     kinds = [f"{x.dtype} {tuple(x.shape)} on {x.device}" for x in (a, b)]
     assert kinds[0] == kinds[1], f"{what}: {kinds[0]} where {kinds[1]} is expected"
+    if not (a.is_floating_point() or a.is_complex()):
+        raise AssertionError(f"{what}: {int((a != b).sum())} of {a.numel()} values differ")
     difference = epsilons(a.detach().to_dense(), b.detach().to_dense())
     raise AssertionError(
         f"{what}: not the same bits; the largest difference is {difference:.3g} epsilons of the "
@@ -70,12 +73,12 @@ def copied(value: Any) -> Any:
         return value.detach().clone()
     if isinstance(value, dict):
         return {key: copied(x) for key, x in value.items()}
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, (list, tuple, deque)):
         return type(value)(copied(x) for x in value)
     return value
 
 
-def assert_same(a: Any, b: Any, what: str) -> None:
+def assert_same(a: Any, b: Any, what: str = "it") -> None:
     """Raise an AssertionError unless ``a`` equals ``b``, tensors by their bits."""
     if isinstance(a, Tensor) and isinstance(b, Tensor):
         assert_same_bits(a, b, what)
@@ -83,10 +86,12 @@ def assert_same(a: Any, b: Any, what: str) -> None:
         assert a.keys() == b.keys(), f"{what}: keys {sorted(map(str, a.keys() ^ b.keys()))} differ"
         for key in a:
             assert_same(a[key], b[key], f"{what}[{key!r}]")
-    elif isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
+    elif isinstance(a, (list, tuple, deque)) and isinstance(b, (list, tuple, deque)):
         assert len(a) == len(b), f"{what}: {len(a)} and {len(b)} elements"
         for i, (x, y) in enumerate(zip(a, b, strict=True)):
             assert_same(x, y, f"{what}[{i}]")
+    elif type(a) is type(b) and type(a).__eq__ is object.__eq__ and hasattr(a, "__dict__"):
+        assert_same(vars(a), vars(b), what)  # an object that can only be compared by what it holds
     else:
         same = type(a) is type(b) and (a == b or (a != a and b != b))
         assert same, f"{what}: {a!r} where {b!r} is expected"

@@ -293,8 +293,17 @@ def run(
     return report
 
 
+Checks = Sequence[Check] | Callable[[Any], Sequence[Check]]
+"""Checks, or a function that says which there are for a subject."""
+
+
+def checks_for(subject: Subject, checks: Checks) -> Sequence[Check]:
+    """Those of some checks that there are for a subject."""
+    return checks(subject) if callable(checks) else checks
+
+
 def parametrize(
-    checks: Sequence[Check],
+    checks: Checks,
     subjects: Iterable[tuple[Subject, Mapping[str, str]]],
 ) -> Any:
     """Make a decorator for pytest: a test ``(subject, check)`` for each check of each subject.
@@ -305,9 +314,11 @@ def parametrize(
 
     rows = []
     for subject, expected in subjects:
-        select(checks, expected)
-        for check in checks:
-            marks = [pytest.mark.xfail(reason=expected[check.name])] * (check.name in expected)
+        own = checks_for(subject, checks)
+        select(own, expected)
+        for check in own:
+            reason = expected.get(check.name)
+            marks = [] if reason is None else [pytest.mark.xfail(reason=reason)]
             rows.append(
                 pytest.param(subject, check, marks=marks, id=f"{subject.title}-{check.name}")
             )
@@ -329,11 +340,14 @@ def parametrize(
 
 def public_name(thing: Any) -> str:
     """The name under which a class or a function is imported: ``torch.optim.Adam``."""
+    name: str | None = getattr(thing, "__name__", None)
+    if name is None:
+        return repr(thing)
     parts = thing.__module__.split(".")
     for length in range(1, len(parts)):
         package = ".".join(parts[:length])
-        if getattr(sys.modules.get(package), thing.__name__, None) is thing:
-            return f"{package}.{thing.__name__}"
+        if getattr(sys.modules.get(package), name, None) is thing:
+            return f"{package}.{name}"
     return f"{thing.__module__}.{thing.__qualname__}"
 
 
@@ -379,9 +393,16 @@ def argument_parser(prog: str, what: str) -> argparse.ArgumentParser:
     return parser
 
 
+def _expectation(text: str) -> tuple[str, str]:
+    name, equals, reason = text.partition("=")
+    if not equals:
+        raise ValueError(f"--expect takes NAME=REASON, but got {text!r}")
+    return name, reason
+
+
 def command_line(
     parser: argparse.ArgumentParser,
-    checks: Sequence[Check],
+    checks: Checks,
     make: Callable[[argparse.Namespace], Subject],
     argv: Sequence[str] | None = None,
 ) -> int:
@@ -389,18 +410,20 @@ def command_line(
 
     It is 0 if all is well, 1 if a check failed, and 2 if the arguments make no sense.
     """
-    parser.epilog = "Checks: " + ", ".join(check.name for check in checks)
+    if not callable(checks):
+        parser.epilog = "Checks: " + ", ".join(check.name for check in checks)
     arguments = parser.parse_args(argv)
     try:
-        expected = dict(pair.split("=", 1) for pair in arguments.expect)
+        expected = dict(_expectation(pair) for pair in arguments.expect)
+        subject = make(arguments)
         report = run(
-            checks,
-            make(arguments),
+            checks_for(subject, checks),
+            subject,
             names=arguments.checks,
             expected_failures=expected,
             on_fail="collect",
         )
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         parser.error(str(error))
     print(report)
     if arguments.json:

@@ -43,8 +43,10 @@ VALUES: dict[str, Options] = {
     "etas": {"etas": (0.4, 1.3)},
     "step_sizes": {"step_sizes": (1e-3, 0.05)},
     "beta2_decay": {"beta2_decay": -0.5},
-    "d": {"d": 0.5},
+    "d": {"d": 2.0},
     "trust_coefficient": {"trust_coefficient": 0.1},
+    "exclude": {"exclude": False},
+    "phi": {"phi": (0.5, 1.5)},
     "bias_correction": {"bias_correction": False},
     "history_size": {"history_size": 3},
     "max_iter": {"max_iter": 4},
@@ -78,44 +80,69 @@ def accepted(make: Callable[..., Any], options: Options) -> bool:
     """Whether an optimizer can be made with these options."""
     try:
         make([torch.nn.Parameter(torch.ones(2, 2))], **options)
-    except (ValueError, TypeError, RuntimeError, NotImplementedError):
+    except Exception:  # whatever it raises, it does not take them
         return False
     return True
+
+
+def _other(default: Any) -> Any:
+    """Another value of the same kind."""
+    if isinstance(default, bool):
+        return not default
+    if isinstance(default, tuple):
+        return tuple(_other(x) for x in default)
+    return default / 2 if isinstance(default, (int, float)) else default
+
+
+def _change(name: str, default: Any) -> Options:
+    """What :data:`VALUES` sets an option to, or, where that is its default or of another kind than
+    its default, another value."""
+    change = VALUES.get(name, {name: default})
+    lengths = [len(x) if isinstance(x, tuple) else None for x in (change[name], default)]
+    same_kind = lengths[0] == lengths[1]  # some take three betas
+    return change if same_kind and change[name] != default else {name: _other(default)}
+
+
+def changes_of(make: Callable[..., Any], *others: Callable[..., Any]) -> list[Options]:
+    """What to set each option to, other than its default, that :data:`VALUES` knows or that is a
+    switch between two values, and that ``others`` (a reference) know too."""
+    known = parameters_of(make)
+    names = [n for n in known if all(n in parameters_of(other) for other in others)]
+    changes = [
+        _change(name, known[name].default)
+        for name in names
+        if name not in SWITCHES and (name in VALUES or isinstance(known[name].default, bool))
+    ]
+    return [
+        change
+        for change in changes
+        if change.keys() <= {*names} and any(known[n].default != change[n] for n in change)
+    ]
 
 
 def derived(make: Callable[..., Any], *others: Callable[..., Any]) -> list[Options]:
     """Combinations of options that compute something different each.
 
-    The defaults; each option that :data:`VALUES` knows, or that is a switch between two values,
-    set to something else; all pairs of these; and all together, as far as ``make`` takes them.
+    The defaults; each option that :func:`changes_of` knows set to something else; all pairs of
+    these; and all together, as far as ``make`` takes them.
 
     Args:
         make: the optimizer's class.
         others: what must know the options too (a reference).
     """
-    known = parameters_of(make)
-    for other in others:
-        known = {name: known[name] for name in known.keys() & parameters_of(other).keys()}
-    changes = [
-        VALUES.get(name, {name: not parameter.default})
-        for name, parameter in parameters_of(make).items()
-        if name in known
-        and name not in SWITCHES
-        and (name in VALUES or isinstance(parameter.default, bool))
-    ]
-    changes = [c for c in changes if any(known[n].default != c[n] for n in c if n in known)]
+    changes = changes_of(make, *others)
     base = required(make)
     pairs = [{**a, **b} for a, b in itertools.combinations(changes, 2)]
     together: Options = {}
     for change in changes:
-        if change.keys() <= known.keys() and accepted(make, base | together | change):
+        if accepted(make, base | together | change):
             together |= change
     found: list[Options] = []
     for options in ({}, *changes, *pairs, together):
         whole = base | options
-        if whole.keys() <= known.keys() and whole not in found and accepted(make, whole):
+        if whole not in found and accepted(make, whole):
             found.append(whole)
-    return found
+    return found or [base]  # which it refuses: a check will say how
 
 
 def describe(options: Options) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from typing import Any
@@ -13,11 +14,13 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from .compare import assert_same, epsilons
-from .kit import public_name, skip
-from .options import SWITCHES, WAYS, Options, derived, parameters_of
+from .kit import NotApplicable, circumstances, public_name, skip
+from .options import SWITCHES, WAYS, Options, changes_of, derived, parameters_of
 
 SHAPES: tuple[tuple[int, ...], ...] = ((5, 3), (4, 3, 3, 2), (7,), (), (0, 3), (33,), (1, 1))
 """Matrix, convolution, bias, scalar, nothing at all, longer than a vector register, one element."""
+
+HALF = (torch.bfloat16, torch.float16)
 
 REFUSALS = (ValueError, TypeError, RuntimeError, NotImplementedError, AssertionError)
 """Errors by which an optimizer says that it does not take something."""
@@ -70,7 +73,8 @@ def gradients(
         # Powers of ten that come in no order, so that running means rise and fall.
         scale = 0.0 if step == 5 else 10.0 ** ((step * 7) % 6 - 3)
         rows = _numbers(shapes, dtype, 100 + step)
-        result.append([(x * scale).to(device) for x in rows])
+        # Times 0 would leave the sign of what was there.
+        result.append([(x * scale if scale else torch.zeros_like(x)).to(device) for x in rows])
     return result
 
 
@@ -94,7 +98,7 @@ class EquationOptimizer(torch.optim.Optimizer):
         super().__init__(params, options)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Compute the equation once for every parameter that has a gradient."""
         loss = None
         if closure is not None:
@@ -115,6 +119,10 @@ class EquationOptimizer(torch.optim.Optimizer):
 
 
 # ------------------------------------------------------------------ the subject
+
+
+def _is_optimizer(thing: Any) -> bool:
+    return isinstance(thing, type) and issubclass(thing, torch.optim.Optimizer)
 
 
 @dataclass(frozen=True)
@@ -144,6 +152,16 @@ class Subject:
     like: Options = field(default_factory=dict)
     given_typical: Options | None = None
 
+    def __post_init__(self) -> None:
+        if not _is_optimizer(self.cls):
+            raise TypeError(f"{self.cls!r} is no optimizer's class")
+        if isinstance(self.reference, type) and not _is_optimizer(self.reference):
+            raise TypeError(f"the reference {self.reference!r} is no optimizer's class")
+        if self.reference is not None and not callable(self.reference):
+            raise TypeError(
+                f"the reference {self.reference!r} is neither an optimizer's class nor an equation"
+            )
+
     @property
     def title(self) -> str:
         """The name of the class."""
@@ -163,6 +181,12 @@ class Subject:
             return list(self.given)
         others = [self.reference] if isinstance(self.reference, type) else []
         return derived(self.cls, *others)
+
+    @cached_property
+    def changes(self) -> list[Options]:
+        """What to set each option to, other than its default."""
+        others = [self.reference] if isinstance(self.reference, type) else []
+        return changes_of(self.cls, *others)
 
     @cached_property
     def typical(self) -> Options:
@@ -189,6 +213,20 @@ class Subject:
         """Whether ``step`` cannot be called without a closure."""
         closure = inspect.signature(self.cls.step).parameters.get("closure")
         return closure is not None and closure.default is closure.empty
+
+    def separable(self, make: Make) -> bool:
+        """Whether each parameter is updated by its own gradient alone, as far as 4 steps show."""
+        if self.needs_closure:
+            return False
+        together, apart = (parameters(self.shapes, torch.float64, self.device) for _ in range(2))
+        one = make(together, **self.typical)
+        many = [make([p], **self.typical) for p in apart]
+        for row in gradients(self.shapes, torch.float64, self.device)[:4]:
+            grads = [self.as_given(p, g) for p, g in zip(together, row, strict=True)]
+            self.take_step(one, together, grads)
+            for optimizer, p, g in zip(many, apart, row, strict=True):
+                self.take_step(optimizer, [p], [self.as_given(p, g)])
+        return all(epsilons(p, q) <= 2.0**16 for p, q in zip(together, apart, strict=True))
 
     def step_error(
         self,
@@ -300,6 +338,25 @@ class Subject:
         """The subject and its reference on equal parameters."""
         return Pair(self, (self.make, self.make_reference), (options, options), shapes, dtype)
 
+    def in_every_way(
+        self,
+        act: Callable[[Pair], Any],
+        options: Options | None = None,
+        shapes: tuple[tuple[int, ...], ...] | None = None,
+        dtype: torch.dtype = torch.float32,
+        **facts: Any,
+    ) -> None:
+        """Do something to a pair that runs in each of the ways; ``facts`` are told of an error.
+
+        A way in which the reference raises an error is left out.
+        """
+        options = self.typical if options is None else options
+        for way, switch in self.ways.items():
+            if dtype in HALF and self.like and switch.get("foreach"):
+                continue  # ATen's lists round otherwise than its loops in half precision
+            with circumstances(way=way, **facts), suppress(Unjudged):
+                act(self.pair(options | switch, shapes, dtype))
+
     def twins(
         self,
         options: Options,
@@ -309,6 +366,10 @@ class Subject:
     ) -> Pair:
         """The subject twice, on equal parameters, with other options."""
         return Pair(self, (self.make, self.make), (options, others), shapes, dtype)
+
+
+class Unjudged(NotApplicable):
+    """Raised where the reference raises an error, and so says nothing."""
 
 
 class Pair:
@@ -325,12 +386,16 @@ class Pair:
         self.subject, self.dtype = subject, dtype
         self.shapes = subject.shapes if shapes is None else shapes
         self.params = [parameters(self.shapes, dtype, subject.device) for _ in range(2)]
-        self.optimizers = [
-            make(params, **(subject.typical if o is None else o))
-            for make, params, o in zip(makes, self.params, options, strict=True)
-        ]
+        self.makes, self.options = makes, [subject.typical if o is None else o for o in options]
+        self.optimizers = self.fresh()
         self.ulps: float | None = subject.ulps
         self.taken = 0
+        self.judged = makes[1] == subject.make_reference
+
+    def fresh(self, **changes: Any) -> list[torch.optim.Optimizer]:
+        """Two new optimizers of the same parameters, made as the two were but for ``changes``."""
+        rows = zip(self.makes, self.params, self.options, strict=True)
+        return [make(params, **options | changes) for make, params, options in rows]
 
     def __iter__(self) -> Iterator[tuple[torch.optim.Optimizer, list[Parameter]]]:
         return iter(zip(self.optimizers, self.params, strict=True))
@@ -344,14 +409,26 @@ class Pair:
         """Let both take steps on the same gradients; the parameters ``without`` have none.
 
         A gradient is what ``laid_out`` makes of it, of its own for each of the two.
+
+        Raises:
+            Unjudged: the reference raises an error, whether the subject does or not.
         """
         rows = gradients(self.shapes, self.dtype, self.subject.device)
         for _ in range(steps):
-            for optimizer, params in self:
+            errors: list[Exception | None] = [None, None]
+            for which, (optimizer, params) in enumerate(self):
                 row = enumerate(zip(params, rows[self.taken % len(rows)], strict=True))
                 lay = laid_out or self.subject.as_given
                 grads = [None if i in without else lay(p, g) for i, (p, g) in row]
-                self.subject.take_step(optimizer, params, grads)
+                try:
+                    self.subject.take_step(optimizer, params, grads)
+                except Exception as error:  # whatever it is, the other one is asked too
+                    errors[which] = error
+            if errors[1] is not None and self.judged:
+                raise Unjudged(f"the reference raises {errors[1]!r}") from errors[1]
+            for caught in errors:
+                if caught is not None:
+                    raise caught
             self.taken += 1
 
     def do(self, change: Callable[[torch.optim.Optimizer, list[Parameter]], Any]) -> None:
@@ -393,6 +470,10 @@ class Pair:
         numbers = [
             isinstance(x, Tensor) and (x.is_floating_point() or x.is_complex()) for x in (a, b)
         ]
+        if self.ulps is None and len({isinstance(x, Tensor) for x in (a, b)}) == 2:
+            # another library may keep a number where the reference keeps a tensor
+            a, b = (torch.as_tensor(x, dtype=torch.float64) for x in (a, b))
+            numbers = [True, True]
         if self.ulps == 0 or not all(numbers):
             assert_same(a, b, what)
             return

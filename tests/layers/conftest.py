@@ -1,6 +1,6 @@
-"""Lets the tests of this folder import ``layer_case`` and the cases of the families."""
+"""Lets the tests of this folder import what lies beside them, and ``mutation`` above."""
 
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]

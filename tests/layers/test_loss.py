@@ -3,6 +3,7 @@
 import itertools
 import math
 import warnings
+import weakref
 
 import pytest
 import torch
@@ -493,6 +494,57 @@ def test_soft_margin_does_not_overflow():
     torch.testing.assert_close(y.detach(), torch.tensor([1e4, 100.0, math.log(2.0), 0.0]))
     assert torch.autograd.grad(y.sum(), x)[0].tolist() == [-1.0, -1.0, -0.5, 0.0]
     assert native.soft_margin_loss(x, torch.ones(4)).isinf()
+
+
+PIECEWISE_LINEAR = [
+    (loss.l1_loss, 2, 1),
+    (lambda x, t, **more: loss.smooth_l1_loss(x, t, beta=0.0, **more), 2, 1),
+    (lambda x, t, **more: margin.hinge_embedding_loss(x, t.sign(), **more), 1, 1),
+    (lambda x, t, **more: margin.margin_ranking_loss(x, t, SIGNS.to(x.dtype), **more), 2, 8),
+]
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("i", range(len(PIECEWISE_LINEAR)))
+def test_a_piecewise_linear_loss_keeps_its_slope_alone(i, reduction):
+    f, operands, size = PIECEWISE_LINEAR[i]
+    x, t = (z.double().requires_grad_(n < operands) for n, z in enumerate((X, Q)))
+    inputs = x * 1, t * 1
+    alive = [weakref.ref(z) for z in inputs]
+    y = f(*inputs, reduction=reduction)
+    (kept,) = [saved for saved in y.grad_fn.saved_tensors if saved.numel() > 0]
+    assert (kept.numel(), kept.element_size()) == (X.numel(), size)
+    del inputs
+    assert [a() for a in alive] == [None, None]
+    leaves = (x, t)[:operands]
+    first, second = (
+        torch.autograd.grad(y.sum(), leaves, retain_graph=again) for again in (True, False)
+    )
+    for a, b in zip(first, second, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_target_of_margin_ranking_that_requires_grad_has_its_mixed_derivatives():
+    x, z, t = (v.double().requires_grad_() for v in (X, Q, T + 0.5))
+
+    def f(x, z, t):
+        return margin.margin_ranking_loss(x, z, t, margin=0.3)
+
+    assert gradcheck(f, (x, z, t), check_forward_ad=True)
+    assert gradgradcheck(f, (x, z, t))
+
+
+@pytest.mark.parametrize("i", range(len(PIECEWISE_LINEAR)))
+def test_the_second_derivative_of_a_piecewise_linear_loss_is_zero_and_not_missing(i):
+    f, operands, _ = PIECEWISE_LINEAR[i]
+    wild = X.double()
+    wild[0, 0], wild[1, 1] = INF, NAN
+    x, t = (z.requires_grad_(n < operands) for n, z in enumerate((wild, Q.double())))
+    leaves = (x, t)[:operands]
+    first = torch.autograd.grad(f(x, t, reduction="mean"), leaves, create_graph=True)
+    second = torch.autograd.grad(sum(d.sum() for d in first), leaves)
+    for leaf, d in zip(leaves, second, strict=True):
+        assert torch.equal(d, torch.zeros_like(leaf))
 
 
 def test_infinite_and_undefined_differences_travel_as_in_native():

@@ -14,14 +14,13 @@ from scratch_layers import functional
 FAMILIES = ("activation", "batchnorm", "dropout", "instancenorm", "loss", "normalization")
 ELSEWHERE = {
     "MultiheadAttention": "is made of linear layers and a softmax: no activation",
-    "LinearCrossEntropyLoss": "is a linear layer and a loss in one call",
 }
 """What torch keeps in a module of a family that does not belong to it."""
 
 OTHER_FAMILIES = {
     "affine_grid", "assert_int_or_pair", "bilinear", "boolean_dispatch", "channel_shuffle",
     "conv_tbc", "cosine_similarity", "embedding", "embedding_bag", "fold", "grid_sample",
-    "interpolate", "linear", "linear_cross_entropy", "multi_head_attention_forward",
+    "interpolate", "linear", "multi_head_attention_forward",
     "native_channel_shuffle", "normalize",
     "one_hot", "pad", "pairwise_distance", "pdist", "pixel_shuffle", "pixel_unshuffle",
     "scaled_dot_product_attention", "unfold",

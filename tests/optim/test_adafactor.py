@@ -4,19 +4,13 @@ import copy
 
 import pytest
 import torch
-from cases import (
-    assert_same_bits,
-    assert_same_state,
-    describe,
-    each_dtype,
-    gradients,
-    parameters,
-    set_gradients,
-    snapshot,
-)
+from cases import each_dtype, set_gradients, snapshot
 from torch.nn import Parameter
 
 from scratch_optim.adafactor import Adafactor
+from scratch_optim.testing.compare import assert_same, assert_same_bits
+from scratch_optim.testing.options import describe
+from scratch_optim.testing.subject import gradients, parameters
 
 KINDS = (Adafactor, torch.optim.Adafactor)
 SHAPES = ((5, 3), (4, 3, 3, 2), (7,), (), (33,), (1, 1), (2, 3, 4), (1, 300), (64, 27))
@@ -57,7 +51,7 @@ def check(a, b):
     for i, (p, q) in enumerate(zip(a[1], b[1], strict=True)):
         what = f"parameter {i} {tuple(p.shape)}"
         assert_same_bits(p, q, what)
-        assert_same_state(a[0].state[p], b[0].state[q], what)
+        assert_same(a[0].state[p], b[0].state[q], what)
 
 
 @each_dtype

@@ -7,22 +7,15 @@ from functools import partial
 
 import pytest
 import torch
-from cases import (
-    DTYPES,
-    SHAPES,
-    assert_same_bits,
-    each_device,
-    epsilons,
-    gradients,
-    parameters,
-    same_bits,
-)
+from cases import DTYPES, each_device
 from torch import Tensor
 from torch.nn.utils import clip_grad as theirs
 from torch.nn.utils.clip_grad import _clip_grads_with_norm_ as torchs_clip_grads_with_norm_
 from torch.nn.utils.clip_grad import _get_total_norm as torchs_get_total_norm
 
 from scratch_optim import clip_grad as ours
+from scratch_optim.testing.compare import assert_same_bits, epsilons, same_bits
+from scratch_optim.testing.subject import SHAPES, gradients, parameters
 
 NORMS = [1, 2, 3, 0.5, 0, math.inf, -math.inf, "inf", 2.0]
 WAYS = [None, True, False]

@@ -1,68 +1,12 @@
-"""differentiable=True: the same step under autograd, with the derivatives that it should have."""
+"""differentiable=True: derivatives by the options, and those that torch has."""
 
 import pytest
 import torch
-from cases import (
-    CASES,
-    SHAPES,
-    assert_same_bits,
-    default_dtype,
-    describe,
-    each,
-    each_case,
-    epsilons,
-    gradients,
-    parameters,
-    set_gradients,
-)
+from cases import CASES, default_dtype, each_case, set_gradients
 from torch.autograd import gradcheck
 
-STEPS = 20
-
-
-@each("options", "options")
-def test_a_differentiable_step_equals_torchs(case, options):
-    """In float64 and with float64 as the default dtype.
-
-    With float32 as the default torch keeps ``step`` in float32, computes ``1 - beta**step`` from
-    it and loses up to five digits of it in the first steps; here the scalars are doubles. The
-    order of the scalar operations differs: 4 epsilons of the largest value a step.
-    """
-    with default_dtype(torch.float64):
-        results = []
-        for kind in (case.ours, case.torchs):
-            params = parameters(dtype=torch.float64)
-            leaves = [p.detach().clone().requires_grad_() for p in params]
-            clones = [p.clone() for p in leaves]
-            optimizer = kind(clones, **options, differentiable=True)
-            for grads in gradients(dtype=torch.float64)[:STEPS]:
-                set_gradients(clones, [g.clone() for g in grads])
-                optimizer.step()
-            results.append((clones, [optimizer.state[p] for p in clones]))
-    for i, (p, q) in enumerate(zip(results[0][0], results[1][0], strict=True)):
-        assert p.requires_grad
-        assert epsilons(p, q) <= 4 * STEPS, SHAPES[i]
-        mine, theirs = results[0][1][i], results[1][1][i]
-        assert mine.keys() == theirs.keys()
-        for name in mine:
-            assert epsilons(mine[name], theirs[name]) <= 4 * STEPS, (SHAPES[i], name)
-
-
-@each("options", "options")
-def test_a_differentiable_step_equals_the_loop(case, options):
-    results = []
-    for way in ({"differentiable": True}, {"foreach": False}):
-        params = parameters(dtype=torch.float64)
-        clones = [p.detach().clone().requires_grad_() for p in params]
-        if "differentiable" in way:
-            clones = [p.clone() for p in clones]
-        optimizer = case.ours(clones, **options, **way)
-        for grads in gradients(dtype=torch.float64):
-            set_gradients(clones, [g.clone() for g in grads])
-            optimizer.step()
-        results.append(clones)
-    for p, q in zip(*results, strict=True):
-        assert epsilons(p, q) <= 4 * 10, tuple(p.shape)
+from scratch_optim.testing.compare import assert_same_bits
+from scratch_optim.testing.subject import gradients, parameters
 
 
 def train(kind, case, options, p0, others, steps):
@@ -81,36 +25,6 @@ def train(kind, case, options, p0, others, steps):
         (p.grad,) = torch.autograd.grad(loss, p, create_graph=True)
         optimizer.step()
     return p
-
-
-GRADCHECKED = [
-    (case, options)
-    for case in CASES
-    for options in case.options
-    # With alpha = 1 the mean square stays 0, where a root has no derivative.
-    if not options.get("maximize") and options.get("lr") != 0.0 and options.get("alpha") != 1
-]
-
-
-@pytest.mark.parametrize(
-    ("case", "options"), GRADCHECKED, ids=[f"{c.name}-{describe(o)}" for c, o in GRADCHECKED]
-)
-def test_derivatives_by_the_parameters_are_right(case, options):
-    # eps 1e-3: the derivative of 1/(sqrt(v) + eps) is to be seen by a finite difference.
-    options = {**options, **({"eps": 1e-3} if "eps" in case.ours([torch.ones(1)]).defaults else {})}
-
-    def result(p0):
-        p = p0.clone()
-        optimizer = case.ours([p], **options, differentiable=True)
-        for _ in range(3):
-            q = p.clone()
-            loss = (q.sin() * q + 0.5 * q**2).sum()
-            (p.grad,) = torch.autograd.grad(loss, p, create_graph=True)
-            optimizer.step()
-        return p
-
-    p0 = torch.tensor([0.7, -1.3, 0.4], dtype=torch.float64, requires_grad=True)
-    assert gradcheck(result, (p0,))
 
 
 @each_case

@@ -8,10 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from cases import assert_same_bits, describe, epsilons, gradients, parameters, product
+from cases import product
 from torch import Tensor
 
 from scratch_optim import functional
+from scratch_optim.testing.compare import assert_same_bits, epsilons
+from scratch_optim.testing.options import describe
+from scratch_optim.testing.subject import gradients, parameters
 
 SHAPES = ((5, 3), (4, 3), (7, 2))
 """Matrices, which every optimizer takes."""
@@ -31,7 +34,8 @@ class Function:
     fused: bool = True
     """Whether it has these arguments, or takes such parameters."""
     complex_reference: dict[str, Any] = field(default_factory=lambda: {"foreach": True})
-    """The way of torch's to compare with for complex parameters; see ``Case`` in cases.py."""
+    """The way of torch's to compare with for complex parameters; see ``COMPLEX_LOOP`` in
+    test_pieces.py."""
     class_options: dict[str, Any] = field(default_factory=dict)
     """What the class needs to start with the same state."""
     unused: dict[str, list[str]] = field(default_factory=dict)

@@ -4,25 +4,14 @@ import copy
 
 import pytest
 import torch
-from cases import (
-    ADAM,
-    ADAMW,
-    CASES,
-    SGD,
-    SHAPES,
-    Pair,
-    assert_same_bits,
-    describe,
-    each_device,
-    each_fused_case,
-    epsilons,
-    gradients,
-    parameters,
-    same_bits,
-    set_gradients,
-)
+from cases import ADAM, ADAMW, CASES, SGD, each_device, each_fused_case, names, set_gradients
 
 from scratch_optim import fused
+from scratch_optim.testing import Subject
+from scratch_optim.testing import midrun as kit
+from scratch_optim.testing.compare import assert_same_bits, epsilons, same_bits
+from scratch_optim.testing.options import accepted
+from scratch_optim.testing.subject import SHAPES, Pair, gradients, parameters
 
 PER_STEP = 4
 """Bound on the difference that one step adds, in epsilons of the largest value of the tensor.
@@ -43,22 +32,17 @@ rounds after each operation, and PER_STEP holds."""
 class Both(Pair):
     """Ours with fused=True beside torch's, or beside torch's loop where that cannot."""
 
-    def __init__(self, case, options=None, **kwargs):
-        super().__init__(case, options, **kwargs)
+    def __init__(self, case, options=None, device="cpu", **kwargs):
         options = case.typical if options is None else options
-        self.largest = {}
-        self.optimizers = [
-            case.ours(self.params[0], **options, fused=True),
-            case.torchs(
-                self.params[1],
-                **options,
-                **({"fused": True} if case.torch_fused else {"foreach": False}),
-            ),
-        ]
+        way = {"fused": True} if case.torch_fused else {"foreach": False}
+        subject = Subject(case.ours, case.torchs, device=device)
+        makes = (case.ours, case.torchs)
+        super().__init__(subject, makes, (options | {"fused": True}, options | way), **kwargs)
+        self.case, self.largest = case, {}
 
-    def step(self, steps=1, without=()):
+    def step(self, steps=1, without=(), laid_out=None):
         for _ in range(steps):
-            super().step(without=without)
+            super().step(without=without, laid_out=laid_out)
             self.note()
 
     def note(self):
@@ -90,11 +74,14 @@ class Both(Pair):
 
 
 FUSED = [(case, options) for case in CASES for options in case.fused]
-ALL = [(case, options) for case in CASES if case.fused for options in case.options]
-
-
-def names(entries):
-    return [f"{case.name}-{describe(options)}" for case, options in entries]
+ALL = [
+    (case, options)
+    for case in CASES
+    if case.fused
+    # One option after the other, and all together: a pair costs a compilation in each dtype.
+    for options in [{}, *case.subject.changes, case.subject.typical]
+    if accepted(case.ours, options)
+]
 
 
 @each_device
@@ -221,92 +208,35 @@ def test_one_kernel_serves_two_models(case, monkeypatch):
 # AdamW's and SGD's kernels are compiled by the tests above already.
 MIDRUN = [(ADAMW, ADAMW.fused[0]), (SGD, SGD.fused[0])]
 midrun = pytest.mark.parametrize(("case", "options"), MIDRUN, ids=names(MIDRUN))
-SQUARE = ((4, 4), (4, 4), (6,), (3, 2, 2, 2))
 
 
-def transpose_data(_, params):
-    params[0].data = params[0].data.t()
+def edit_steps(edit):
+    def change(optimizer, params):
+        if "step" in optimizer.state[params[0]]:
+            edit([optimizer.state[p] for p in params])
 
-
-def replace_data(_, params):
-    for p in params:
-        p.data = p.data + 1
-
-
-def move_data(_, params):
-    for p in params:
-        row = torch.zeros(p.numel() + 3)
-        row[2 : 2 + p.numel()] = p.data.reshape(-1)
-        p.data = row[2 : 2 + p.numel()].view(p.shape)
-
-
-def give_data_gaps(_, params):
-    for p in params[:2]:
-        p.data = torch.stack([p.data, p.data], -1)[..., 0]
-
-
-def to_channels_last(_, params):
-    params[3].data = params[3].data.contiguous(memory_format=torch.contiguous_format)
+    return change
 
 
 def swap_data(_, params):
     params[0].data, params[1].data = params[1].data, params[0].data
 
 
-def replace_state(optimizer, params):
-    for p in params:
-        for name, x in optimizer.state[p].items():
-            if name != "step":
-                optimizer.state[p][name] = torch.full_like(x, 0.25)
-
-
-def transpose_state(optimizer, params):
-    for name, x in optimizer.state[params[0]].items():
-        if name != "step":
-            optimizer.state[params[0]][name] = x.t()
-
-
-def scale_state(optimizer, params):
-    for p in params:
-        for name, x in optimizer.state[p].items():
-            if name != "step":
-                x.mul_(0.5)
-
-
-def set_steps(optimizer, params):
-    for p in params:
-        if "step" in optimizer.state[p]:
-            optimizer.state[p]["step"].fill_(20)
-
-
-def set_one_step(optimizer, params):
-    if "step" in optimizer.state[params[1]]:
-        optimizer.state[params[1]]["step"].fill_(20)
-
-
-def load_own_dict(optimizer, _):
-    optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
-
-
-def change_options(optimizer, _):
-    optimizer.param_groups[0].update(lr=0.02, weight_decay=0.03)
-
-
-CHANGES = [
-    transpose_data,
-    replace_data,
-    move_data,
-    give_data_gaps,
-    to_channels_last,
-    swap_data,
-    replace_state,
-    transpose_state,
-    scale_state,
-    set_steps,
-    set_one_step,
-    load_own_dict,
-    change_options,
-]
+CHANGES = {
+    **{
+        f"data {name}": lambda _, params, change=change: [change(p) for p in params]
+        for name, change in kit.DATA_CHANGES.items()
+    },
+    **{f"state {how}": kit.edit_states(how) for how in kit.STATE_EDITS},
+    **{f"steps {name}": edit_steps(edit) for name, edit in kit.STEP_EDITS.items()},
+    "data swapped": swap_data,
+    "own state dict loaded": lambda optimizer, _: optimizer.load_state_dict(
+        copy.deepcopy(optimizer.state_dict())
+    ),
+    "options changed": lambda optimizer, _: optimizer.param_groups[0].update(
+        lr=0.02, weight_decay=0.03
+    ),
+}
 
 
 def against_the_loop(both):
@@ -317,10 +247,10 @@ def against_the_loop(both):
             state["step"] = state["step"].float()
 
 
-@pytest.mark.parametrize("change", CHANGES, ids=lambda f: f.__name__)
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 @midrun
 def test_what_users_change_between_two_fused_steps_is_heeded(case, options, change):
-    both = Both(case, options, shapes=SQUARE)
+    both = Both(case, options, shapes=kit.SQUARE)
     against_the_loop(both)
     both.step(3)
     for _ in range(2):
@@ -339,33 +269,15 @@ def test_gradients_that_come_and_go_under_fused(case, options):
         both.check()
 
 
-LAYOUTS = {
-    "transposed": lambda x: x.t().contiguous().t(),
-    "with gaps": lambda x: torch.stack([x, x], -1)[..., 0],
-    "a row of ones": lambda x: x[:1].expand_as(x),
-    "with an offset": lambda x: torch.cat([x.reshape(-1)] * 2)[1 : 1 + x.numel()].view(x.shape),
-}
-
-
-@pytest.mark.parametrize("of_parameter", [True, False], ids=["parameter", "gradient"])
-@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+@pytest.mark.parametrize("layout", kit.LAYOUTS.values(), ids=kit.LAYOUTS)
 @midrun
-def test_parameters_and_gradients_of_any_strides_under_fused(case, options, layout, of_parameter):
-    shapes = ((4, 6), (5, 5))
-    both = Both(case, options, shapes=shapes)
+def test_parameters_and_gradients_of_any_strides_under_fused(case, options, layout):
+    of_p, of_g = layout
+    both = Both(case, options, shapes=((4, 6), (5, 5)))
     against_the_loop(both)
-    if of_parameter:
-        if layout is LAYOUTS["a row of ones"]:
-            pytest.skip("elements of a parameter do not share memory")
-        both.do(lambda _, params: [setattr(p, "data", layout(p.data)) for p in params])
+    both.do(lambda _, params: [setattr(p, "data", of_p(p.data)) for p in params])
     for step in range(6):
-        for optimizer, params in both:
-            grads = [g.clone() for g in gradients(shapes)[step]]
-            if not of_parameter and step % 3:
-                grads = [layout(g) for g in grads]
-            set_gradients(params, grads)
-            optimizer.step()
-        both.taken += 1
+        both.step(laid_out=lambda p, g, lay=step % 3: of_g(g.clone()) if lay else g.clone())
         both.check()
 
 

@@ -9,11 +9,14 @@ import pickle
 import pytest
 import torch
 import torch.nn.functional as F
-from cases import assert_same, assert_same_bits, describe, parameters, product
+from cases import product
 from torch import Tensor
 from torch.nn import Parameter
 
 from scratch_optim.lbfgs import C1, C2, LBFGS, Point, cubic_minimum, strong_wolfe, two_loops
+from scratch_optim.testing.compare import assert_same, assert_same_bits
+from scratch_optim.testing.options import describe
+from scratch_optim.testing.subject import parameters
 
 KINDS = (torch.optim.LBFGS, LBFGS)
 WOLFE = {"line_search_fn": "strong_wolfe"}
@@ -793,3 +796,9 @@ def test_the_cubic_is_interpolated_exactly():
     # Falling all the way, with an inflexion: no minimum.
     falling = [Point(t, p, scalar(-1.0), scalar(0.0)) for t, p in ((0.0, 0.0), (1.0, -0.7))]
     assert cubic_minimum(*falling, (2.0, 4.0)) in (2.0, 3.0)
+
+
+def test_parameters_without_elements_are_nothing_to_optimize():
+    """Torch's class takes the maximum of no numbers, and raises."""
+    p = Parameter(torch.zeros(0, 3))
+    assert LBFGS([p]).step(lambda: 1.5) == 1.5

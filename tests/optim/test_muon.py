@@ -6,22 +6,14 @@ import pickle
 
 import pytest
 import torch
-from cases import (
-    as_bits,
-    assert_same,
-    assert_same_bits,
-    assert_same_state,
-    describe,
-    each_dtype,
-    gradients,
-    parameters,
-    set_gradients,
-    snapshot,
-)
+from cases import each_dtype, set_gradients, snapshot
 from torch.nn import Parameter
 
 from scratch_optim import AdamW
 from scratch_optim.muon import SCALES, Muon, newton_schulz
+from scratch_optim.testing.compare import assert_same, assert_same_bits
+from scratch_optim.testing.options import describe
+from scratch_optim.testing.subject import gradients, parameters
 
 KINDS = (Muon, torch.optim.Muon)
 QUINTIC = (3.4445, -4.7750, 2.0315)
@@ -62,7 +54,7 @@ def check(a, b):
     for i, (p, q) in enumerate(zip(a[1], b[1], strict=True)):
         what = f"parameter {i} {tuple(p.shape)}"
         assert_same_bits(p, q, what)
-        assert_same_state(a[0].state[p], b[0].state[q], what)
+        assert_same(a[0].state[p], b[0].state[q], what)
 
 
 def pair(options, dtype=torch.float32, shapes=SHAPES):
@@ -442,4 +434,4 @@ def test_it_descends():
     for _ in range(60):
         optimizer.step(loss)
     assert loss().item() < first / 10
-    assert all(as_bits(p).any() for p in model.parameters())
+    assert all(p.any() for p in model.parameters())

@@ -13,11 +13,12 @@ from typing import Any
 
 import pytest
 import torch
-from cases import CASES, gradients, parameters, set_gradients
+from cases import CASES, set_gradients
 from torch.optim import lr_scheduler, swa_utils
 
 import scratch_optim
 from scratch_optim.optimizer import Optimizer
+from scratch_optim.testing.subject import gradients, parameters
 
 PACKAGE = Path(scratch_optim.__file__).parent
 
@@ -269,3 +270,14 @@ def test_all_of_torchs_optimizers_fit_in_1500_lines():
     )
     assert len(kinds) == 16  # 15, and the base class
     assert sum(sizes.values()) < 1500
+
+
+def test_classes_are_related_as_in_torch():
+    for a in CASES:
+        for b in CASES:
+            assert issubclass(a.ours, b.ours) == issubclass(a.torchs, b.torchs)
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c.ours is not c.torchs], ids=repr)
+def test_a_class_does_not_inherit_from_the_one_it_stands_in_for(case):
+    assert not issubclass(case.ours, case.torchs)

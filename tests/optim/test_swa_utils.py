@@ -9,12 +9,13 @@ import warnings
 
 import pytest
 import torch
-from cases import assert_same, assert_same_bits, each_device, epsilons, snapshot
+from cases import each_device, snapshot
 from torch import Tensor, nn
 from torch.optim import swa_utils as theirs
 
 import scratch_optim
 from scratch_optim import swa_utils as ours
+from scratch_optim.testing.compare import assert_same, assert_same_bits, epsilons
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.complex64]
 

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from cases import assert_same_bits, epsilons
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from scratch_optim.tensors import Functional, Recorder, Tape, TensorList, choose, replay
+from scratch_optim.testing.compare import assert_same_bits, epsilons
 
 # Each method of which an equation makes use, with its arguments: x and y are operands, a number
 # is a number, or a 0-dim tensor where the table says so.

@@ -1,0 +1,94 @@
+"""What is known to fail of the optimizers of torch itself, and why.
+
+Each failure was seen on torch 2.15, of the class checked alone or against itself, on a CPU. Where
+there is an issue at github.com/pytorch/pytorch that tells of it, its number follows.
+"""
+
+from __future__ import annotations
+
+EVERY = {
+    "refuses_options_that_are_not_finite": "an infinite learning rate, or NaN, is taken",
+    "refuses_bad_options_of_a_group": (
+        "options are checked as they are passed to the class, not those of a group (#30889)"
+    ),
+    "loading_shares_no_memory_with_the_dict": (
+        "load_state_dict keeps the tensors of the dict, which the next step changes (#196083)"
+    ),
+    "refuses_a_state_that_does_not_fit": (
+        "load_state_dict does not look at shapes and names: a later step fails, or is wrong"
+    ),
+}
+"""Of all of them."""
+
+SPARSE = {
+    "sparse_gradients_are_taken_or_refused_whole": (
+        "a sparse gradient in a later group is refused when earlier groups are updated already"
+    )
+}
+FUSED = {
+    "autograd_sees_the_step": (
+        "fused kernels do not count versions of the parameters: a graph that has saved them goes "
+        "backward with the new values, without an error"
+    )
+}
+CAST = {
+    "continues_from_a_state_dict": (
+        "load_state_dict casts numbers kept beside the step count to the dtype of the parameter, "
+        "where a step keeps them in float32 (#75224)"
+    )
+}
+
+OWN: dict[str, dict[str, str]] = {
+    "ASGD": {**SPARSE, **CAST},
+    "Adadelta": SPARSE,
+    "Adafactor": {
+        **SPARSE,
+        "takes_every_shape": "divides by the number of elements, also where there are none",
+        "mixed_dtypes_are_updated_as_if_apart": (
+            "eps[0]=None becomes the epsilon of the first parameter's dtype, for all that follow"
+        ),
+    },
+    "Adagrad": {
+        **SPARSE,
+        **FUSED,
+        "groups_equal_separate_optimizers": (
+            "initial_accumulator_value of a group is ignored: that of the class is taken"
+        ),
+    },
+    "Adam": {
+        **SPARSE,
+        **FUSED,
+        "differentiable_step_passes_gradcheck": (
+            "with amsgrad, overwrites what autograd has saved: backward raises (#150183)"
+        ),
+    },
+    "Adamax": {
+        **SPARSE,
+        "differentiable_step_passes_gradcheck": "overwrites what autograd has saved",
+    },
+    "LBFGS": {
+        "takes_every_shape": "takes a view of a gradient, which not every layout allows",
+        "updates_parameters_in_place": "takes a view of a gradient, which not every layout allows",
+        "a_learning_rate_of_zero_moves_nothing": "the line search divides by the distance it went",
+        "continues_as_a_copy": "a deep copy lacks the list of parameters",
+    },
+    "Muon": {**SPARSE, "refuses_options_out_of_range": "a negative eps is taken"},
+    "NAdam": {**SPARSE, **CAST},
+    "RAdam": SPARSE,
+    "RMSprop": SPARSE,
+    "Rprop": SPARSE,
+    "SGD": {
+        **SPARSE,
+        **FUSED,
+        "leaves_gradients_as_they_are": (
+            "with nesterov and foreach, without weight decay, adds the momentum to the gradient"
+        ),
+    },
+    "SparseAdam": SPARSE,
+}
+OWN["AdamW"] = OWN["Adam"]
+
+KNOWN: dict[str, dict[str, str]] = {
+    f"torch.optim.{name}": {**EVERY, **own} for name, own in sorted(OWN.items())
+}
+"""Reasons by the names of checks, by the names of classes."""
