@@ -60,12 +60,12 @@ def refuses_what_the_reference_refuses(subject: Subject) -> None:
 
 @check
 def takes_zero_where_the_reference_does(subject: Subject) -> None:
-    """An option that is a number may be zero, a learning rate too, if that of the reference may."""
+    """An option that is no count may be zero, a learning rate too, if that of the reference may."""
     if not isinstance(subject.reference, type):
         skip("has no class as reference")
     optimizer = subject.make(parameters(((5, 3),)), **subject.typical)
     for name, value in optimizer.defaults.items():
-        if not subject.has(name) or isinstance(value, bool) or not isinstance(value, (int, float)):
+        if not subject.has(name) or not isinstance(value, float):
             continue
         options = subject.typical | {name: 0.0}
         mine = _error_of_making(subject.make, options)
