@@ -167,8 +167,12 @@ def _answer(line: Connection, of: str, place: str, names: Sequence[str]) -> None
         if check.name in applicable:
             line.send(kit.ask(check, subject))
         else:
-            line.send(kit.Result(check.name, check.proves, OTHER, "of another family", 0.0))
+            line.send(kit.ask(kit.Check(check.name, check.proves, _of_another_family), subject))
     line.send(None)
+
+
+def _of_another_family(subject: Any) -> None:
+    kit.skip("is known of another family")
 
 
 def _name(reference: Any) -> str | None:

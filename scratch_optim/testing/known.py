@@ -38,8 +38,21 @@ CAST = {
     )
 }
 
+GRAPH = {
+    "differentiable_step_passes_gradcheck": (
+        "a differentiable step overwrites what autograd has saved, or detaches the first buffer"
+    )
+}
+LISTS = "its lists compute eta and mu in other dtypes than its loop"
+DRAWN = {"continues_from_a_state_dict_in_drawn_cases": CAST["continues_from_a_state_dict"]}
+
 OWN: dict[str, dict[str, str]] = {
-    "ASGD": {**SPARSE, **CAST},
+    "ASGD": {
+        **SPARSE,
+        **CAST,
+        "lists_equal_the_loop": LISTS,
+        "every_way_equals_the_loop_in_drawn_cases": LISTS,
+    },
     "Adadelta": SPARSE,
     "Adafactor": {
         **SPARSE,
@@ -73,18 +86,24 @@ OWN: dict[str, dict[str, str]] = {
         "continues_as_a_copy": "a deep copy lacks the list of parameters",
     },
     "Muon": {**SPARSE, "refuses_options_out_of_range": "a negative eps is taken"},
-    "NAdam": {**SPARSE, **CAST},
+    "NAdam": {**SPARSE, **CAST, **DRAWN},
     "RAdam": SPARSE,
-    "RMSprop": SPARSE,
-    "Rprop": SPARSE,
+    "RMSprop": {**SPARSE, **GRAPH},
+    "Rprop": {**SPARSE, **GRAPH},
     "SGD": {
+        **GRAPH,
         **SPARSE,
         **FUSED,
         "leaves_gradients_as_they_are": (
             "with nesterov and foreach, without weight decay, adds the momentum to the gradient"
         ),
     },
-    "SparseAdam": SPARSE,
+    "SparseAdam": {
+        **SPARSE,
+        "many_and_large_tensors_equal_the_loop": (
+            "a large parameter that is not contiguous: a view of a leaf is changed in place"
+        ),
+    },
 }
 OWN["AdamW"] = OWN["Adam"]
 
@@ -92,3 +111,8 @@ KNOWN: dict[str, dict[str, str]] = {
     f"torch.optim.{name}": {**EVERY, **own} for name, own in sorted(OWN.items())
 }
 """Reasons by the names of checks, by the names of classes."""
+
+BESIDE_ITSELF: dict[str, dict[str, str]] = {
+    "torch.optim.ASGD": {"the_way_may_change_in_mid_run": LISTS},
+}
+"""Of a class that is its own reference, beside those."""

@@ -127,6 +127,36 @@ def fused_equals_the_loop(subject: Subject) -> None:
 
 
 @check
+def fused_follows_what_is_given_other_memory(subject: Subject) -> None:
+    """State, or parameters, moved to other memory between two steps are what ``fused=True`` reads
+    and writes in the next step."""
+    subject.need("fused")
+    options = subject.typical
+    try:
+        pair = subject.twins(options | {"fused": True}, options | _loop(subject))
+        pair.step(2)
+    except REFUSALS as error:
+        skip(f"refuses fused=True: {error}")
+    for which in ("state", "parameters"):
+        for optimizer, params in pair:
+            states = [x for p in params for x in optimizer.state[p].values()]
+            arrays = [x for x in states if isinstance(x, Tensor) and x.dim()]  # no counts
+            for x in arrays if which == "state" else params:
+                x.data = x.data.clone()
+        pair.step(2)
+        mine, other = (
+            [x for p in params for x in (p, *optimizer.state[p].values()) if isinstance(x, Tensor)]
+            for optimizer, params in pair
+        )
+        for x, y in zip(mine, other, strict=True):
+            apart = epsilons(x, y.to(x.dtype))
+            assert apart <= PER_STEP * pair.taken, (
+                f"{which} moved: a tensor {tuple(x.shape)} is {apart:.3g} epsilons from the "
+                f"loop's, where {PER_STEP * pair.taken:.3g} are allowed ({describe(options)})"
+            )
+
+
+@check
 def fused_leaves_the_gradient_as_it_is(subject: Subject) -> None:
     """``fused=True`` writes to no gradient, and to no state of the random numbers."""
     subject.need("fused")

@@ -102,9 +102,9 @@ def test_a_check_that_ends_the_process_has_failed_and_the_next_one_runs(workers,
 
 
 def test_a_check_that_hangs_is_left_after_a_quarter_of_the_time(workers):
-    found = row(workers.hang, limit=8)
+    found = row(workers.hang, limit=20)
     assert found.outcomes == {"first": "passed", "second": "not run", "third": "passed"}
-    assert found.reasons == {"second": "did not return within 2 s"}
+    assert found.reasons == {"second": "did not return within 5 s"}
 
 
 def test_when_the_time_is_up_the_rest_is_not_run(workers):
