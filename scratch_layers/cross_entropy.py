@@ -108,11 +108,17 @@ def softmax(x: Tensor) -> Tensor:
 
 
 def minus_log_softmax(x: Tensor) -> tuple[Tensor, Tensor]:
-    """log S - m = log(1 + R) of shape (N, 1, *), and a_j = x_j - m."""
+    """log S - m of shape (N, 1, *), and a_j = x_j - m.
+
+    Where R < 0.3, all terms but the largest have a_j < -1; elsewhere log S needs no care. (a_j = 0
+    would always tell the largest. But a compiler may compute x for m in one way and for a in
+    another, and then the largest is a rounding away from m.)
+    """
     a = x - x.amax(1, keepdim=True)
-    largest = a == 0
-    others = torch.where(largest, 0, a.exp()).sum(1, keepdim=True)
-    return torch.log1p(others + (largest.sum(1, keepdim=True) - 1)), a
+    e = torch.exp(a)
+    one_and_R = e.sum(1, keepdim=True)
+    R = torch.where(a < -1, e, 0).sum(1, keepdim=True)
+    return torch.where(one_and_R < 1.3, R.log1p(), one_and_R.log()), a
 
 
 class OfDistribution(Loss):

@@ -34,6 +34,7 @@ from scratch_optim.testing import (  # noqa: E402
     parity,
     state,
     unusual,
+    ways,
 )
 from scratch_optim.testing.kit import checks_of  # noqa: E402
 
@@ -872,6 +873,7 @@ MISTAKES["scratch_optim", "lion.py", "Lion"] = {
 
 MISTAKES["scratch_optim", "optimizer.py", "SGD"] = {
     "bucket.first = False": {"takes every step for the first": "pass"},
+    "            names,\n": {"does not see an option that asks for more state": ""},
     "started[id(p)], sort": {"takes all for new as long as one is": "any(started.values()), sort"},
     "*[g is None for g in grads],": {"does not see a gradient come or go": ""},
     "signs += map(id, tensors)": {"does not see a state replaced": "signs += map(len, [tensors])"},
@@ -910,7 +912,6 @@ MISTAKES["scratch_optim", "optimizer.py", "Adam"] = {
                 plan, grads = self._plan(group)
 """
     },
-    "            names,\n": {"does not see an option that asks for more state": ""},
     "            *addresses,\n": {"does not see a parameter moved": ""},
     "                signs += map(pieces.address_of, tensors)\n": {
         "does not see a state moved": "                pass\n"
@@ -1034,6 +1035,11 @@ class Mutant:
     def title(self) -> str:
         return f"{self.package}.{self.cls} {self.wrong}"
 
+    @property
+    def is_slow(self) -> bool:
+        """Whether it takes seconds to find: some ways to run an equation have to be compiled."""
+        return self.file in ("optimizer.py", "tensors.py", "pieces.py")
+
     @contextmanager
     def made(self) -> Iterator[type[torch.optim.Optimizer]]:
         """The class, as long as the block lasts."""
@@ -1073,11 +1079,14 @@ def as_claimed(mutant: Mutant) -> dict[str, Any]:
 
 
 def in_order(mutant: Mutant) -> list[str]:
-    """The checks, quick ones first; of an equation's mistakes most show in its numbers."""
-    quick = [*checks_of(contract, unusual, parity, state, face, closed_forms, midrun), *CHECKS]
-    if mutant.file not in ("base.py", "optimizer.py"):
-        quick.insert(0, checks_of(parity)[0])
-    return list(dict.fromkeys(check.name for check in quick))
+    """The checks, those first that are likely to find it soon."""
+    first: list[Any] = [contract, unusual, parity, state, face, closed_forms, midrun]
+    if mutant.is_slow:
+        first = [contract, state, ways, midrun]
+    checks = [*checks_of(*first), *CHECKS]
+    if mutant.file != "base.py" and not mutant.is_slow:
+        checks.insert(0, checks_of(parity)[0])
+    return list(dict.fromkeys(check.name for check in checks))
 
 
 def caught_by(mutant: Mutant, with_reference: bool = True) -> str | None:
