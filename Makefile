@@ -13,7 +13,7 @@ train: $(VENV)/train
 	$(BIN)/python scripts/cifar10.py --log-dir runs/digits --checkpoint-dir runs/digits $(ARGS)
 
 test: $(VENV)/dev
-	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist load $(ARGS)
 
 # lint, format, types, and the tests that take longer
 check: $(VENV)/dev

@@ -128,7 +128,8 @@ def _values(st: Any, name: str, default: Any) -> Any:
         "weight_decay": st.sampled_from([0.0, 0.5]) | st.floats(1e-4, 0.5),
         "betas": st.tuples(unit, unit),
         "eps": st.sampled_from([1e-8, 1e-3, 1.0]) | st.floats(1e-10, 0.1),
-        "alpha": unit,
+        # v - a² of RMSprop is nothing but roundings where alpha is 0
+        "alpha": st.sampled_from([0.9, 0.5, 0.99]) | st.floats(0.1, 0.999),
         "rho": unit,
         "lr_decay": st.sampled_from([0.0, 1.0]) | st.floats(0, 1),
         "initial_accumulator_value": st.sampled_from([0.0, 1.0]) | st.floats(0, 2),

@@ -271,8 +271,8 @@ MUTANTS = [
     ),
     ce(
         "the largest logit is not subtracted",
-        "    a = x - x.amax(1, keepdim=True)\n    largest",
-        "    a = x - x.amax()\n    largest",
+        "    a = x - x.amax(1, keepdim=True)\n    e =",
+        "    a = x - x.amax()\n    e =",
     ),
     ce(
         "softmax over the wrong dimension",
