@@ -21,7 +21,22 @@ from typing import Any, Literal
 
 import torch
 
-from . import closed_forms, contract, face, kit, midrun, parity, properties, state, unusual, ways
+from . import (
+    closed_forms,
+    descent,
+    face,
+    groups,
+    kit,
+    manners,
+    midrun,
+    parity,
+    properties,
+    saved,
+    state,
+    step,
+    unusual,
+    ways,
+)
 from .kit import Check, ConformanceError, NotApplicable, Report, Result
 from .subject import Equation, Subject
 
@@ -38,7 +53,19 @@ __all__ = [
 ]
 
 CHECKS: list[Check] = kit.checks_of(
-    parity, contract, closed_forms, ways, midrun, state, face, unusual, properties
+    parity,
+    step,
+    groups,
+    saved,
+    manners,
+    descent,
+    closed_forms,
+    ways,
+    midrun,
+    state,
+    face,
+    unusual,
+    properties,
 )
 """All checks, in the order in which they run."""
 

@@ -1,7 +1,7 @@
 """Checks of the face: signature, groups, messages, and the parts of torch that see an optimizer.
 
 Most are asked only of a class that must stand in for its reference (``drop_in``). What needs no
-reference is checked in ``contract.py``.
+reference is checked in ``groups.py`` and ``manners.py``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from .compare import assert_same
-from .contract import SCHEDULERS
+from .groups import SCHEDULERS
 from .kit import check, circumstances, skip
 from .midrun import _after, _dtype
 from .options import Options, describe, parameters_of, required

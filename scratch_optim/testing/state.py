@@ -1,6 +1,6 @@
 """Checks of what a state dict holds: what the reference's holds, so that each loads the other's.
 
-What needs no reference (copies, files, refusals) is checked in ``contract.py``.
+What needs no reference (copies, files, refusals) is checked in ``saved.py``.
 """
 
 from __future__ import annotations

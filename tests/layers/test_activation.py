@@ -368,6 +368,8 @@ def test_integers_are_taken_promoted_or_refused_as_natively(name, dtype):
         pytest.skip("native refuses by accident of an operator, ours makes floats of them")
     if dtype == torch.uint8 and name in ("tanhshrink", "softsign"):
         pytest.skip("native's 1 + |255| is 0")
+    if dtype == torch.uint8 and name == "hardtanh" and torch.__version__ < "2.15":
+        pytest.skip("native refuses limits of -1 and 1 of what is never negative")
     x = torch.tensor([-5, -1, 0, 1, 2, 5]).to(dtype)
     args = (1, 20) if name == "threshold" else ()
     theirs, mine = (outcome(lambda m=m: getattr(m, name)(x, *args)) for m in (F, activation))

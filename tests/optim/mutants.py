@@ -28,11 +28,15 @@ from scratch_optim.testing import (  # noqa: E402
     CHECKS,
     check_optimizer,
     closed_forms,
-    contract,
+    descent,
     face,
+    groups,
+    manners,
     midrun,
     parity,
+    saved,
     state,
+    step,
     unusual,
     ways,
 )
@@ -1080,9 +1084,10 @@ def as_claimed(mutant: Mutant) -> dict[str, Any]:
 
 def in_order(mutant: Mutant) -> list[str]:
     """The checks, those first that are likely to find it soon."""
-    first: list[Any] = [contract, unusual, parity, state, face, closed_forms, midrun]
+    contract: list[Any] = [step, groups, saved, manners, descent]
+    first = [*contract, unusual, parity, state, face, closed_forms, midrun]
     if mutant.is_slow:
-        first = [contract, state, ways, midrun]
+        first = [*contract, state, ways, midrun]
     checks = [*checks_of(*first), *CHECKS]
     if mutant.file != "base.py" and not mutant.is_slow:
         checks.insert(0, checks_of(parity)[0])

@@ -16,6 +16,9 @@ from scratch_optim.testing.compare import assert_same_bits, epsilons
 from scratch_optim.testing.options import describe
 from scratch_optim.testing.subject import gradients, parameters
 
+if not hasattr(torch.optim, "functional"):
+    pytest.skip("torch has torch.optim.functional since 2.15", allow_module_level=True)
+
 SHAPES = ((5, 3), (4, 3), (7, 2))
 """Matrices, which every optimizer takes."""
 

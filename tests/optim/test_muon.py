@@ -69,6 +69,8 @@ def pair(options, dtype=torch.float32, shapes=SHAPES):
 @each_options
 @pytest.mark.parametrize("way", [{}, {"foreach": False}], ids=describe)
 def test_matrices_get_the_bits_of_torch(options, dtype, way):
+    if dtype == torch.bfloat16 and not options.get("nesterov", True) and torch.__version__ < "2.15":
+        pytest.skip("torch's divides the momentum itself by its norm, where it is bfloat16 already")
     both = pair(options, dtype)
     both[0][0].param_groups[0].update(way)
     for optimizer, params in both:

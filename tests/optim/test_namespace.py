@@ -26,10 +26,12 @@ MODULES = {
     "": torch.optim,
     "lr_scheduler": lr_scheduler,
     "swa_utils": swa_utils,
-    "functional": torch.optim.functional,
     "clip_grad": torch.nn.utils.clip_grad,
 }
 """Where torch keeps the names that a module of this library is to have."""
+
+if hasattr(torch.optim, "functional"):  # since torch 2.15
+    MODULES["functional"] = torch.optim.functional
 
 SUBMODULES = ("lr_scheduler", "swa_utils", "functional", "clip_grad")
 """Attributes of the package, as ``torch.optim.lr_scheduler`` is one."""
@@ -181,7 +183,7 @@ def torch_optim_functions() -> list[tuple[ModuleType, str]]:
         )
         for name, value in vars(module).items():
             own = getattr(value, "__module__", "") == module.__name__
-            computes = name.startswith(COMPUTING) or name in torch.optim.functional.__all__
+            computes = name.startswith(COMPUTING) or name in scratch_optim.functional.__all__
             if inspect.isfunction(value) and own and computes:
                 found.append((module, name))
     return found
@@ -219,7 +221,7 @@ def test_no_source_names_what_computes_in_torch(file):
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("torch.optim"):
             assert node.module != "torch.optim._functional"
-            assert not {alias.name for alias in node.names} & set(torch.optim.functional.__all__)
+            assert not {alias.name for alias in node.names} & set(scratch_optim.functional.__all__)
         names = [
             *([node.attr] if isinstance(node, ast.Attribute) else []),
             *([node.id] if isinstance(node, ast.Name) else []),

@@ -46,12 +46,13 @@ def test_every_public_name_that_both_have_has_a_stand_in_or_a_reason():
         torch.optim: scratch_optim,
         torch.optim.lr_scheduler: scratch_optim.lr_scheduler,
         torch.optim.swa_utils: scratch_optim.swa_utils,
-        torch.optim.functional: scratch_optim.functional,
         nn.utils: scratch_optim.clip_grad,
         nn: scratch_layers,
         F: scratch_layers.functional,
         nn.init: scratch_layers.init,
     }
+    if hasattr(torch.optim, "functional"):  # since torch 2.15
+        faces[torch.optim.functional] = scratch_optim.functional
     both = {
         (theirs.__name__, name)
         for theirs, ours in faces.items()
