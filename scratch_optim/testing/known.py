@@ -101,7 +101,7 @@ OWN: dict[str, dict[str, str]] = {
     "SparseAdam": {
         **SPARSE,
         "many_and_large_tensors_equal_the_loop": (
-            "a large parameter that is not contiguous: a view of a leaf is changed in place"
+            "a large parameter, on several threads: a view of a leaf is changed in place"
         ),
     },
 }
