@@ -203,6 +203,15 @@ def conv1x1(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False)
 
 
+def largest(x: Tensor) -> Tensor:
+    """The maximum over each image, (N, C, H, W) -> (N, C).
+
+    Its gradient goes to where the maximum was found. (That of ``amax`` asks where x equals it: a
+    compiler that computes x again, with other roundings, finds no such place and divides by zero.)
+    """
+    return x.flatten(2).max(dim=2).values
+
+
 def he_init(model: nn.Module) -> None:
     """Draw each convolution from N(0, 2 / fan_out), fan_out = out_channels * kernel area.
 

@@ -183,7 +183,7 @@ UNMATCHED: dict[str, str] = {
 }
 """Why a class is not compared with one that bears its name."""
 
-OWN_LOOP = ("ASGD", "NAdam", "RAdam", "Adafactor")
+OWN_LOOP = ("ASGD", "NAdam", "RAdam", "Adagrad", "Adafactor", "Muon")
 """Those whose for-loop and lists differ from each other in torch: the for-loop is compared with."""
 
 MADE_OTHERWISE = {

@@ -18,13 +18,25 @@ from collections.abc import Collection
 import torch
 from torch import Generator, Tensor
 
-CHOICES = ("flip", "crop", "cutout")
+CHOICES = ("flip", "altflip", "crop", "cutout")
 
 
 def flip(images: Tensor, generator: Generator) -> Tensor:
     """Mirror each image left to right with probability 1/2."""
     heads = torch.rand(len(images), 1, 1, 1, generator=generator, device=images.device) < 0.5
     return torch.where(heads, images.flip(3), images)
+
+
+def alternating_flip(images: Tensor, mirrored: Tensor) -> Tensor:
+    """Mirror the images left to right that are due to be.
+
+    In every second epoch each is, so that in any two epochs both of its sides are seen: K. Jordan,
+    "94% on CIFAR-10 in 3.29 Seconds on a Single GPU", 2024, arXiv:2404.00498, section 3.6.
+
+    Args:
+        mirrored: (N,) bool.
+    """
+    return torch.where(mirrored.view(-1, 1, 1, 1), images.flip(3), images)
 
 
 def crop(images: Tensor, padding: int, generator: Generator) -> Tensor:
@@ -67,17 +79,36 @@ def cutout(images: Tensor, size: int, fill: Tensor, generator: Generator) -> Ten
     return torch.where(square, fill.view(-1, 1, 1).to(images.dtype), images)
 
 
-def augment(images: Tensor, choices: Collection[str], fill: Tensor, generator: Generator) -> Tensor:
+def augment(
+    images: Tensor,
+    choices: Collection[str],
+    fill: Tensor,
+    generator: Generator,
+    mirrored: Tensor | None = None,
+    padding: int = 0,
+) -> Tensor:
     """Apply the ``choices`` out of ``CHOICES``, in that order.
 
     The padding of the crop is 1/8 of the image's width and the cutout 1/2: 4 and 16 pixels of 32,
     as in the papers, and 1 and 4 of 8.
+
+    Args:
+        images: the batch.
+        choices: what to apply.
+        fill: see :func:`cutout`.
+        generator: of all random numbers.
+        mirrored: see :func:`alternating_flip`, which needs it.
+        padding: of the crop, in pixels, instead.
     """
     width = images.shape[3]
     if "flip" in choices:
         images = flip(images, generator)
+    if "altflip" in choices:
+        if mirrored is None:
+            raise ValueError("altflip needs to know which images are due to be mirrored")
+        images = alternating_flip(images, mirrored)
     if "crop" in choices:
-        images = crop(images, width // 8, generator)
+        images = crop(images, padding or width // 8, generator)
     if "cutout" in choices:
         images = cutout(images, width // 2, fill, generator)
     return images

@@ -81,7 +81,11 @@ class Data:
 
 
 def load(
-    dataset: str, data_dir: str | None, seed: int, say: Callable[[str], object] = print
+    dataset: str,
+    data_dir: str | None,
+    seed: int,
+    say: Callable[[str], object] = print,
+    holdout: bool = True,
 ) -> Data:
     """Read ``"digits"`` or ``"cifar10"`` and split it.
 
@@ -90,6 +94,7 @@ def load(
         data_dir: folder of ``cifar10``; None reads ``data/``, and downloads into it if needed.
         seed: chooses the validation images.
         say: is told what takes long.
+        holdout: set validation images aside; otherwise there are none, and all train.
 
     Raises:
         UsageError: the data are missing or damaged.
@@ -100,7 +105,10 @@ def load(
     else:
         classes = CIFAR10_CLASSES
         train, test = _cifar10(data_dir, say)
-    kept, held = split_indices(train.labels, seed)
+    if holdout:
+        kept, held = split_indices(train.labels, seed)
+    else:
+        kept, held = torch.arange(len(train.labels)), torch.arange(0)
     training = Split(train.images[kept], train.labels[kept])
     mean, std = moments(training.images)
     checksum = _checksum(train, test)

@@ -17,12 +17,14 @@ from typing import Any
 
 import torch
 
-from scratch_layers.resnet import MODELS
+from scratch_layers import airnet, resnet
 from training import checkpoint
 from training.augment import CHOICES as AUGMENTATIONS
 from training.errors import UsageError
+from training.presets import PRESETS
 
 DATASETS = ("digits", "cifar10")
+MODELS = resnet.MODELS | airnet.MODELS
 SCHEDULES = {
     "onecycle": "",
     "cosine": "to 0",
@@ -43,6 +45,8 @@ ALWAYS: dict[str, Any] = {
     "device": "auto", "amp": "off", "compile": False, "channels_last": False,
     "checkpoint_every": 0, "resume": None, "tensorboard": True, "log_every": 20,
     "pictures_every": 5, "quiet": False,
+    "preset": None, "budget": 0.0, "resolutions": (), "padding": 0, "holdout": True, "tta": False,
+    "normalize_weights": False, "muon_head": True,
 }  # fmt: skip
 BY_DATASET: dict[str, dict[str, Any]] = {
     "digits": {"optimizer": "adam", "epochs": 60, "batch_size": 64, "augment": ("crop",)},
@@ -74,7 +78,10 @@ BY_OPTIMIZER: dict[str, dict[str, Any]] = {
 OPTIMIZERS = tuple(BY_OPTIMIZER)
 BY_HAND_ONLY = ("momentum", "lion", "lars", "lamb", "muon")  # torch's Muon takes no convolutions
 CLIPS = ("clip_grad_norm", "clip_grad_value", "clip_grad_ratio")
-NEWER = ("clip_grad_value", "clip_grad_ratio", "fused_layers")
+NEWER = (
+    "clip_grad_value", "clip_grad_ratio", "fused_layers", "preset", "budget", "resolutions",
+    "padding", "holdout", "tta", "normalize_weights", "muon_head",
+)  # fmt: skip
 """Not in older checkpoints, which mean the default."""
 
 
@@ -82,9 +89,14 @@ NEWER = ("clip_grad_value", "clip_grad_ratio", "fused_layers")
 class Config:
     """Everything that decides a training run. Epochs are passes over the training images."""
 
+    preset: str | None  # whose options were taken where none were given
     dataset: str
     data_dir: str | None  # None: data/, downloaded where missing
+    holdout: bool  # a tenth of the training images is set aside for validation
     augment: tuple[str, ...]
+    padding: int  # pixels of the crop; 0: an eighth of the width
+    resolutions: tuple[int, ...]  # height and width in equal parts of the run; (): as they are
+    tta: bool  # the mean over six views at the end
 
     model: str
     dropout: float  # probability, before the classifier
@@ -98,6 +110,8 @@ class Config:
     momentum: float
     nesterov: bool
     weight_decay: float
+    normalize_weights: bool  # filters have the length 1 before every step
+    muon_head: bool  # the classifier is Muon's; otherwise AdamW's
     fused: bool | None  # None: as the optimizer decides
     foreach: bool | None
     clip_grad_norm: float  # of all gradients together; 0: off
@@ -106,7 +120,8 @@ class Config:
 
     schedule: str
     warmup: float  # epochs
-    epochs: int
+    epochs: float
+    budget: float  # seconds of training that the epochs were fitted to; 0: none
     batch_size: int  # images
     label_smoothing: float
     seed: int
@@ -124,6 +139,11 @@ class Config:
     log_every: int  # steps
     pictures_every: int  # epochs
     quiet: bool
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it, in the types of JSON."""
+        listed = {name: list(getattr(self, name)) for name in ("augment", "resolutions")}
+        return dataclasses.asdict(self) | listed
 
 
 # What a resumed run may do differently: where and how it computes, not what.
@@ -162,11 +182,20 @@ def make_config(**given: Any) -> Config:
         if values["device"] == "cuda" and "device" not in given:
             values["device"] = "auto"
     else:
-        dataset = given.get("dataset", "digits")
+        preset = given.get("preset")
+        _one_of("preset", preset, (None, *PRESETS))
+        recipe = PRESETS[preset] if preset else {}
+        if "epochs" in given and "budget" not in given:
+            recipe = {key: value for key, value in recipe.items() if key != "budget"}
+        dataset = given.get("dataset", recipe.get("dataset", "digits"))
         _one_of("dataset", dataset, DATASETS)
-        optimizer = given.get("optimizer", BY_DATASET[dataset]["optimizer"])
+        usual = recipe.get("optimizer", BY_DATASET[dataset]["optimizer"])
+        optimizer = given.get("optimizer", usual)
         _one_of("optimizer", optimizer, OPTIMIZERS)
-        values = ALWAYS | BY_DATASET[dataset] | BY_OPTIMIZER[optimizer] | given
+        if recipe and optimizer != usual:  # its rates are for its own optimizer
+            own = {key for options in BY_OPTIMIZER.values() for key in options}
+            recipe = {key: value for key, value in recipe.items() if key not in own}
+        values = ALWAYS | BY_DATASET[dataset] | BY_OPTIMIZER[optimizer] | recipe | given
         values |= {"dataset": dataset, "optimizer": optimizer}
         if "nesterov" not in given:
             values["nesterov"] = values["nesterov"] and values["momentum"] > 0
@@ -179,6 +208,9 @@ def make_config(**given: Any) -> Config:
             values["checkpoint_dir"] = values["log_dir"]
     if values["device"] == "auto":
         values["device"] = "cuda" if torch.cuda.is_available() else "cpu"
+    if values["amp"] == "auto":
+        values["amp"] = "bf16" if values["device"] == "cuda" or _multiplies_bf16() else "off"
+    values["resolutions"] = tuple(values["resolutions"])
     config = Config(**values)
     _check(config)
     return config
@@ -195,7 +227,13 @@ def _read_config(source: Path) -> dict[str, Any]:
             f"{source} was written by another version of this script (its options differ). "
             "Go on with that version, or start a new run without --resume."
         )
-    return saved | {"augment": tuple(saved["augment"])}
+    return saved | {name: tuple(saved[name]) for name in ("augment", "resolutions")}
+
+
+def _multiplies_bf16() -> bool:
+    """Whether this processor has instructions that multiply bfloat16."""
+    known = torch.backends.cpu.get_cpu_capability() != "DEFAULT"
+    return known and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def _option(name: str) -> str:
@@ -216,9 +254,10 @@ def _show(value: Any) -> str:
     return " ".join(value) or "none" if isinstance(value, tuple) else str(value)
 
 
-def _one_of(name: str, value: Any, choices: Iterable[str]) -> None:
+def _one_of(name: str, value: Any, choices: Iterable[str | None]) -> None:
     if value not in choices:
-        raise UsageError(f"{_option(name)} {value}: choose one of {', '.join(choices)}.")
+        named = ", ".join(filter(None, choices))
+        raise UsageError(f"{_option(name)} {value}: choose one of {named}.")
 
 
 def _check(c: Config) -> None:
@@ -226,7 +265,7 @@ def _check(c: Config) -> None:
     for name, choices in {
         "model": tuple(MODELS), "layers": ("scratch", "torch"), "optim": ("scratch", "torch"),
         "kernels": ("eager", "compiled"), "schedule": SCHEDULES, "device": ("cpu", "cuda"),
-        "amp": ("off", "bf16", "fp16"),
+        "amp": ("off", "bf16", "fp16"), "preset": (None, *PRESETS),
     }.items():  # fmt: skip
         _one_of(name, getattr(c, name), choices)
     for choice in c.augment:
@@ -237,19 +276,37 @@ def _check(c: Config) -> None:
             raise UsageError(f"{_option(name)} {getattr(c, name)}: {remedy}")
 
     refuse_unless(c.lr > 0 and math.isfinite(c.lr), "lr", "give a finite number above 0.")
-    for name in ("weight_decay", "warmup", *CLIPS):
+    for name in ("weight_decay", "warmup", "budget", *CLIPS):
         value = getattr(c, name)
         refuse_unless(value >= 0 and math.isfinite(value), name, "give a finite number, 0 or more.")
     for name in ("momentum", "dropout", "label_smoothing"):
         refuse_unless(0 <= getattr(c, name) < 1, name, "give a number in [0, 1).")
-    for name in ("epochs", "batch_size", "log_every"):
+    refuse_unless(0 < c.epochs < 2**20, "epochs", "give a number above 0 and below 2**20.")
+    for name in ("batch_size", "log_every"):
         refuse_unless(getattr(c, name) >= 1, name, "give a whole number, 1 or more.")
-    for name in ("checkpoint_every", "pictures_every"):
+    for name in ("checkpoint_every", "pictures_every", "padding"):
         refuse_unless(getattr(c, name) >= 0, name, "give a whole number, 0 or more.")
     refuse_unless(0 <= c.seed < 2**32, "seed", "give a whole number in [0, 2**32).")
-    refuse_unless(c.epochs < 2**20, "epochs", "give less than 2**20.")
     refuse_unless(
-        c.warmup < c.epochs or c.warmup == 0, "warmup", f"give less than the {c.epochs} epochs."
+        c.warmup < c.epochs or c.warmup == 0, "warmup", f"give less than the {c.epochs:g} epochs."
+    )
+    for size in c.resolutions:
+        refuse_unless(8 <= size <= 256, "resolutions", "give heights from 8 to 256 pixels.")
+    refuse_unless(
+        c.muon_head or c.optimizer == "muon",
+        "muon_head",
+        f"{c.optimizer} has no part of Muon. Leave it out, or use --optimizer muon.",
+    )
+    refuse_unless(
+        c.model not in airnet.MODELS or c.dataset == "cifar10",
+        "model",
+        "it needs images of 9x9 pixels, and the digits have 8x8. Use --dataset cifar10, or a "
+        "resnet.",
+    )
+    refuse_unless(
+        c.model not in airnet.MODELS or not c.fused_layers,
+        "fused_layers",
+        "they have ReLU, and this network has GELU. Leave it out.",
     )
 
     refuse_unless(
@@ -334,6 +391,28 @@ def parse(argv: Sequence[str] | None = None) -> Config:
     return make_config(**given)
 
 
+def number(text: str) -> float:
+    """A number, whole if it is. Raises ValueError if it is none."""
+    value = float(text)
+    return int(value) if value.is_integer() else value
+
+
+def duration(text: str) -> float:
+    """Seconds of a time such as ``90s``, ``5m``, ``1.5h`` or ``300``.
+
+    Raises:
+        argparse.ArgumentTypeError: it is none.
+    """
+    units = {"s": 1.0, "m": 60.0, "h": 3600.0}
+    number, unit = (text[:-1], units[text[-1]]) if text[-1:] in units else (text, 1.0)
+    try:
+        return float(number) * unit
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no time: give seconds, or a number with s, m or h"
+        ) from None
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line. Options that are not given stay absent: ``make_config`` completes them."""
     p = argparse.ArgumentParser(
@@ -348,6 +427,14 @@ def parser() -> argparse.ArgumentParser:
     )
     switch = argparse.BooleanOptionalAction
 
+    p.add_argument(
+        "--preset",
+        choices=PRESETS,
+        metavar="NAME",
+        help=f"a recipe, of which every option may be given otherwise: {', '.join(PRESETS)}; see "
+        "training/presets.py (default: none)",
+    )
+
     g = p.add_argument_group("data")
     g.add_argument("--dataset", choices=DATASETS, help="what to learn (default: digits)")
     g.add_argument(
@@ -361,8 +448,35 @@ def parser() -> argparse.ArgumentParser:
         nargs="+",
         choices=("none", *AUGMENTATIONS),
         metavar="HOW",
-        help="any of flip, crop (mirrored padding of 1/8 of the width), cutout (a square of 1/2 of "
-        "the width); or none (default: crop for digits, flip crop for cifar10)",
+        help="any of flip, altflip (each image is mirrored in every second epoch), crop (with "
+        "mirrored padding), cutout (a square of 1/2 of the width); or none (default: crop for "
+        "digits, flip crop for cifar10)",
+    )
+    g.add_argument(
+        "--padding",
+        type=int,
+        metavar="PIXELS",
+        help="of the crop; 0 is 1/8 of the width (default: 0)",
+    )
+    g.add_argument(
+        "--resolutions",
+        type=int,
+        nargs="+",
+        metavar="PIXELS",
+        help="height and width to which the images are scaled, in equal parts of the run, such as "
+        "20 26 32 (default: as they are)",
+    )
+    g.add_argument(
+        "--holdout",
+        action=switch,
+        help="set a tenth of the training images aside, for validation; without, all are trained "
+        "on (default: yes)",
+    )
+    g.add_argument(
+        "--tta",
+        action=switch,
+        help="test with the mean of six views too: the image, moved by a pixel in two directions, "
+        "and mirrored (default: no)",
     )
 
     g = p.add_argument_group("network")
@@ -429,6 +543,16 @@ def parser() -> argparse.ArgumentParser:
         f"{_listed('weight_decay')}; rprop has none)",
     )
     g.add_argument(
+        "--normalize-weights",
+        action=switch,
+        help="scale each filter of a convolution to length 1 before every step (default: no)",
+    )
+    g.add_argument(
+        "--muon-head",
+        action=switch,
+        help="muon for the classifier too, instead of AdamW (default: yes)",
+    )
+    g.add_argument(
         "--clip-grad-norm",
         type=float,
         metavar="NORM",
@@ -458,9 +582,16 @@ def parser() -> argparse.ArgumentParser:
     g = p.add_argument_group("training")
     g.add_argument(
         "--epochs",
-        type=int,
+        type=number,
         metavar="N",
-        help="passes over the training images (default: digits 60, cifar10 30)",
+        help="passes over the training images, also parts of one (default: digits 60, cifar10 30)",
+    )
+    g.add_argument(
+        "--budget",
+        type=duration,
+        metavar="TIME",
+        help="as many epochs as can be trained in this time, as in 90s or 5m; how long a step "
+        "takes is measured first (default: none)",
     )
     g.add_argument(
         "--batch-size",
@@ -497,7 +628,9 @@ def parser() -> argparse.ArgumentParser:
         "--device", choices=("auto", "cpu", "cuda"), help="(default: auto, CUDA where there is one)"
     )
     g.add_argument(
-        "--amp", choices=("off", "bf16", "fp16"), help="16-bit arithmetic (default: off)"
+        "--amp",
+        choices=("off", "auto", "bf16", "fp16"),
+        help="16-bit arithmetic; auto is bf16 where the machine multiplies it (default: off)",
     )
     g.add_argument("--compile", action=switch, help="torch.compile the network (default: no)")
     g.add_argument("--channels-last", action=switch, help="memory format NHWC (default: no)")

@@ -9,20 +9,22 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 import scratch_layers
 import scratch_optim
+from scratch_layers.airnet import AirNet
 from scratch_layers.regularization import decay_groups
-from scratch_layers.resnet import MODELS
 from scratch_optim.lr_scheduler import LambdaLR, LRScheduler
 from training.errors import UsageError
-from training.options import OPTIMIZERS, Config
+from training.options import MODELS, OPTIMIZERS, Config
 
 CLASS_NAMES = {name.lower(): name for name in scratch_optim.__all__ if name.lower() in OPTIMIZERS}
 SETTINGS: dict[str, dict[str, Any]] = {"muon": {"auxiliary": {"lr": 3e-3, "weight_decay": 0.0}}}
 GROUPS = ("weights", "biases and normalizations")  # the optimizer's groups, in this order
+WHITENED = 5000
+"""Training images whose patches the first layer of an ``AirNet`` makes uncorrelated."""
 
 
 def _half_cosine(x: float, y: float) -> float:
@@ -53,6 +55,39 @@ def build_model(config: Config, num_classes: int, in_channels: int) -> nn.Module
         dropout=config.dropout,
         fused=config.fused_layers,
     )
+
+
+def group_names(optimizer: Optimizer) -> tuple[str, ...]:
+    """What the groups of ``build_optimizer`` are called, in their order."""
+    return GROUPS if len(optimizer.param_groups) == 2 else (*GROUPS, "classifier")
+
+
+def fit_to_images(model: nn.Module, images: Tensor) -> None:
+    """Set what a network takes from the training images before it is trained.
+
+    Args:
+        model: the network.
+        images: (N, C, H, W) as it gets them.
+    """
+    if isinstance(model, AirNet):
+        model.fit_whitening(images)
+
+
+def filters(model: nn.Module) -> list[Tensor]:
+    """The weights of the convolutions that learn."""
+    found = [m.weight for m in model.modules() if isinstance(m, nn.Conv2d)]
+    return [w for w in found if w.requires_grad]
+
+
+@torch.no_grad()
+def normalize(weights: list[Tensor]) -> None:
+    """Scale each weight to the Frobenius norm √out, so that its filters have the length 1.
+
+    What is normalized after them does not depend on their length, but the angle by which a step
+    turns them does: it stays what the learning rate says.
+    """
+    for w, norm in zip(weights, torch._foreach_norm(weights), strict=True):
+        w.mul_(math.sqrt(len(w)) / norm)
 
 
 def build_loss(config: Config) -> nn.Module:
@@ -88,6 +123,11 @@ def build_optimizer(config: Config, model: nn.Module) -> Optimizer:
             )
         settings[name] = getattr(config, name)
     groups = decay_groups(model, config.weight_decay)
+    if not config.muon_head:
+        head = [p for name, p in model.named_parameters() if name == "fc.weight"]
+        weights = [p for p in groups[0]["params"] if p is not head[0]]
+        groups[0]["params"] = weights
+        groups.append({"params": head, "use_muon": False})
     if "weight_decay" not in known:
         for group in groups:
             del group["weight_decay"]
@@ -96,6 +136,11 @@ def build_optimizer(config: Config, model: nn.Module) -> Optimizer:
     except (RuntimeError, ValueError) as error:
         raise UsageError(f"--optimizer {config.optimizer}: {error}") from error
     return optimizer
+
+
+def total_steps(config: Config, steps_per_epoch: int) -> int:
+    """The steps of the whole run; of a part of an epoch at the end, too."""
+    return max(1, round(config.epochs * steps_per_epoch))
 
 
 def build_schedule(config: Config, optimizer: Optimizer, steps_per_epoch: int) -> LRScheduler:
@@ -108,7 +153,7 @@ def build_schedule(config: Config, optimizer: Optimizer, steps_per_epoch: int) -
     which divides by zero when a phase is one step long, and chains of schedulers are not needed,
     and so that a run may go on from a checkpoint with either library's optimizer.
     """
-    total = config.epochs * steps_per_epoch
+    total = total_steps(config, steps_per_epoch)
     warmup = min(round(config.warmup * steps_per_epoch), total - 1)
 
     def factor(step: int) -> float:

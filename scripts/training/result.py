@@ -24,10 +24,12 @@ class Result:
     test_accuracy: float  # 0..1, of the final weights
     test_loss: float  # cross-entropy in nats an image
     test_class_accuracy: dict[str, float]
-    validation_accuracy: float  # of the final weights
-    best_validation_accuracy: float
+    test_accuracy_tta: float | None  # of the mean over six views; None: not asked for
+    tta_seconds: float | None  # which that took
+    validation_accuracy: float | None  # of the final weights; None: no images are set aside
+    best_validation_accuracy: float | None
     best_epoch: int
-    epochs: int
+    epochs: int  # begun
     steps: int
     parameters: int
     train_seconds: float  # training steps; without validation, pictures and checkpoints

@@ -59,7 +59,7 @@ IMPOSSIBLE = {
     "--weight-decay -1": ("--weight-decay -1.0", "0 or more"),
     "--dropout 1": ("--dropout 1.0", "[0, 1)"),
     "--label-smoothing 1.5": ("--label-smoothing 1.5", "[0, 1)"),
-    "--epochs 0": ("--epochs 0", "1 or more"),
+    "--epochs 0": ("--epochs 0", "above 0"),
     "--batch-size 0": ("--batch-size 0", "1 or more"),
     "--batch-size 5000": ("--batch-size 5000", "1293 images", "Give 1293 or less"),
     "--warmup 70": ("--warmup 70.0", "less than the 60 epochs"),

@@ -373,9 +373,9 @@ def test_an_epoch_takes_every_image_at_most_once_and_changes_its_order():
 def test_nan_loss_stops_and_keeps_the_last_good_checkpoint(tmp_path, monkeypatch):
     prepare, calls = loop.Trainer.prepare, []
 
-    def poison(self, images):
+    def poison(self, images, pixels=None):
         calls.append(self.run.steps)
-        images = prepare(self, images)
+        images = prepare(self, images, pixels)
         return images * math.nan if self.run.steps == 8 and self.run.model.training else images
 
     monkeypatch.setattr(loop.Trainer, "prepare", poison)
