@@ -111,19 +111,21 @@ def fused_equals_the_loop(subject: Subject) -> None:
     """``fused=True`` computes what the loop computes, up to the roundings of another kernel."""
     subject.need("fused")
     options = subject.typical
-    try:
-        pair = subject.twins(options | {"fused": True}, options | _loop(subject))
-        pair.step()
-    except REFUSALS as error:
-        skip(f"refuses fused=True: {error}")
-    for steps in (0, STEPS - 1):
-        pair.step(steps)
-        for p, q in zip(*pair.params, strict=True):
-            apart = epsilons(p, q)
-            assert apart <= PER_STEP * pair.taken, (
-                f"parameter {tuple(p.shape)} after {pair.taken} steps: {apart:.3g} epsilons from "
-                f"the loop, where {PER_STEP * pair.taken:.3g} are allowed ({describe(options)})"
-            )
+    for dtype in filter(subject.takes, (torch.float32, torch.float64)):
+        try:
+            pair = subject.twins(options | {"fused": True}, options | _loop(subject), dtype=dtype)
+            pair.step()
+        except REFUSALS as error:
+            skip(f"refuses fused=True: {error}")
+        for steps in (0, STEPS - 1):
+            pair.step(steps)
+            for p, q in zip(*pair.params, strict=True):
+                apart = epsilons(p, q)
+                assert apart <= PER_STEP * pair.taken, (
+                    f"parameter {tuple(p.shape)} after {pair.taken} steps: {apart:.3g} epsilons of "
+                    f"{dtype} from the loop, where {PER_STEP * pair.taken:.3g} are allowed "
+                    f"({describe(options)})"
+                )
 
 
 @check

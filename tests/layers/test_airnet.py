@@ -1,4 +1,4 @@
-"""The networks of the CIFAR-10 records: whitening, identity, frozen gains, in any layers the same."""
+"""The networks of the CIFAR-10 records: whitening, identity, frozen gains; alike in any layers."""
 
 import pytest
 import torch

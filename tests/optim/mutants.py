@@ -876,6 +876,9 @@ MISTAKES["scratch_optim", "lion.py", "Lion"] = {
 }
 
 MISTAKES["scratch_optim", "optimizer.py", "SGD"] = {
+    'if g.is_sparse and group.get("weight_decay", 0) != 0:': {
+        "decays the rows that are named": "if False:"
+    },
     "bucket.first = False": {"takes every step for the first": "pass"},
     "            names,\n": {"does not see an option that asks for more state": ""},
     "started[id(p)], sort": {"takes all for new as long as one is": "any(started.values()), sort"},
@@ -934,10 +937,6 @@ MISTAKES["scratch_optim", "optimizer.py", "Adam"] = {
         "loads the dtype too": "pass"
     },
     "self._check_state(key, p, new_groups[-1], own)": {"loads a state of other shapes": "pass"},
-    'if g.is_sparse and group.get("weight_decay", 0) != 0:': {
-        "decays the rows that are named": "if False:"
-    },
-    "        if absent:\n": {"loads groups that lack options": "        if False:\n"},
     "state_dict = pre_hook(self, state_dict) or state_dict": {
         "drops what a hook before loading returns": "pre_hook(self, state_dict)"
     },
@@ -951,9 +950,6 @@ MISTAKES["scratch_optim", "optimizer.py", "Adam"] = {
     },
     "        if not 0.0 <= beta < 1.0:\n": {
         "takes a beta of 1": "        if not 0.0 <= beta <= 1.0:\n"
-    },
-    "new_theta = Functional(theta.clone())": {
-        "overwrites what autograd has saved": "new_theta = Functional(theta)"
     },
     "g = Functional(bucket.cut(grads[at])[0])": {
         "forgets the derivative by the gradient": (
@@ -970,9 +966,6 @@ MISTAKES["scratch_optim", "optimizer.py", "Adam"] = {
         "rounds a kernel's numbers to float32": (
             "torch.tensor(scalars, dtype=torch.float32, device=device).double()"
         )
-    },
-    "arguments[first : first + at.stop - at.start] = cut[at]": {
-        "hands the kernel copies": "arguments[first : first + at.stop - at.start] = cut[at][::-1]"
     },
 }
 
@@ -1007,17 +1000,6 @@ MISTAKES["scratch_optim", "pieces.py", "Adam"] = {
     "flat(x).split(BLOCK))": {"loses the end of large tensors": "flat(x).split(BLOCK)[:-1])"},
     "slices.append(slice(start, i))": {
         "loses the tensor before a large one": "slices.append(slice(start, max(i - 1, start)))"
-    },
-    "alike = all(s == strides[0] for s in strides) and": {
-        "takes other strides for the same": "alike ="
-    },
-}
-
-MISTAKES["scratch_optim", "pieces.py", "NAdam"] = {
-    "torch._foreach_copy_(self.pieces, row.split(self.sizes))": {
-        "loses the last of many small tensors": (
-            "torch._foreach_copy_(self.pieces[:-1], list(row.split(self.sizes))[:-1])"
-        )
     },
 }
 
