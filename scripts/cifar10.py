@@ -33,8 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("cifar10.py: interrupted", file=sys.stderr)
         return 130
+    views = "" if result.test_accuracy_tta is None else f" ({result.test_accuracy_tta:.2%} by views)"
     print(
-        f"test accuracy {result.test_accuracy:.2%} after {result.epochs} epochs, "
+        f"test accuracy {result.test_accuracy:.2%}{views} after {result.epochs} epochs, "
         f"{result.train_seconds:.1f} s of training, {result.images_per_second:,.0f} images/s "
         f"({result.total_seconds:.1f} s in all)"
     )

@@ -1,6 +1,6 @@
 """Who passes what: the conformance kits over torch's classes, this project's, and those of peers.
 
-    python scripts/parity.py --update                   all (an hour on 2 cores), and the pages
+    python scripts/parity.py --update                   all (half an hour on 2 cores), and the pages
     python scripts/parity.py --package timm --match "*Lion"    some, printed
     python scripts/parity.py --table                    the pages from the report that is there
 
