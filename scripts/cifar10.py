@@ -33,9 +33,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("cifar10.py: interrupted", file=sys.stderr)
         return 130
-    views = "" if result.test_accuracy_tta is None else f" ({result.test_accuracy_tta:.2%} by views)"
+    views = result.test_accuracy_tta
+    by_views = "" if views is None else f" ({views:.2%} by six views)"
     print(
-        f"test accuracy {result.test_accuracy:.2%}{views} after {result.epochs} epochs, "
+        f"test accuracy {result.test_accuracy:.2%}{by_views} after {result.epochs} epochs, "
         f"{result.train_seconds:.1f} s of training, {result.images_per_second:,.0f} images/s "
         f"({result.total_seconds:.1f} s in all)"
     )
