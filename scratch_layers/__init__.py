@@ -10,7 +10,7 @@ Each layer is an instance of the torch class of its name, has its parameters, bu
 and loads its state_dict. The mathematics is in the docstrings of the modules.
 """
 
-from scratch_layers import functional, init, mlp, preresnet, residual, resnet, variational
+from scratch_layers import airnet, functional, init, mlp, preresnet, residual, resnet, variational
 from scratch_layers.activation import (
     CELU,
     ELU,
@@ -239,6 +239,7 @@ __all__ = [
     "TripletMarginWithDistanceLoss",
     "VariationalDropoutConv2d",
     "VariationalDropoutLinear",
+    "airnet",
     "check_gradients",
     "class_weights",
     "compile_kernels",
