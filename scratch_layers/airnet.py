@@ -15,7 +15,7 @@ It is a plain convolutional network in which three things are arranged so that i
 2. **Identity.** Of every 3x3 convolution the first min(in, out) filters begin as the identity, so
    that the network begins by passing on what it sees (section 3.3).
 
-3. **Frozen gains.** The normalizations have biases, but no gains to learn (appendix A).
+3. **Frozen gains.** The normalizations have biases, but no gains to learn.
 
 A group is a convolution, a pooling, and more convolutions, each with normalization and GELU:
 

@@ -27,7 +27,7 @@ from .runs import (
     must_refuse,
     need_float64,
     need_separable,
-    part,
+    some_of,
 )
 from .subject import Subject, parameters
 
@@ -62,8 +62,8 @@ def groups_equal_separate_optimizers(subject: Subject) -> None:
             together = Run(subject, options | {"change": change}, torch.float64, grouped)
             group = together.optimizer.param_groups[1]
             alone = options | {n: x for n, x in group.items() if subject.has(n)}
-            one = Run(subject, options, torch.float64, part(first, subject.make))
-            two = Run(subject, alone, torch.float64, part(second, subject.make))
+            one = Run(subject, options, torch.float64, some_of(first, subject.make))
+            two = Run(subject, alone, torch.float64, some_of(second, subject.make))
             for run in (together, one, two):
                 run.step(4)
             check_alike(together, one, "in a group with the defaults", of=first)
@@ -82,12 +82,11 @@ def a_group_added_later_starts_then(subject: Subject) -> None:
     others = range(last)
     for options in each_way(subject):
         with circumstances(options=describe(options)):
-            run, old = (
-                Run(subject, options, torch.float64, part(others, subject.make)) for _ in range(2)
-            )
+            make = some_of(others, subject.make)
+            run, old = (Run(subject, options, torch.float64, make) for _ in range(2))
             run.step(3, without=[last])
             run.optimizer.add_param_group({"params": [run.params[last]]})
-            new = Run(subject, options, torch.float64, part([last], subject.make))
+            new = Run(subject, options, torch.float64, some_of([last], subject.make))
             new.taken = 3
             run.step(3)
             new.step(3)

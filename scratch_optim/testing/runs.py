@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 from .compare import assert_same, copied, epsilons
 from .kit import skip
@@ -123,7 +124,7 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
             yield from tensors_in(x)
 
 
-def part(indices: Sequence[int], make: Make) -> Make:
+def some_of(indices: Sequence[int], make: Make) -> Make:
     """An optimizer of some of the parameters that it is handed."""
     return lambda params, **options: make([params[i] for i in indices], **options)
 
@@ -140,3 +141,19 @@ def need_separable(subject: Subject) -> None:
         skip("evaluates a closure, and updates all parameters as one vector")
     if not subject.separable(subject.make):
         skip("what becomes of a parameter depends on the others")
+
+
+def give_other_memory(
+    optimizer: torch.optim.Optimizer, params: Sequence[Parameter], what: str
+) -> None:
+    """Move parameters, or their state (but for counts), as ``x.data = ...`` does.
+
+    Args:
+        optimizer: whose state it is.
+        params: the parameters.
+        what: ``"parameters"`` or ``"state"``.
+    """
+    states = [x for p in params for x in optimizer.state.get(p, {}).values()]
+    arrays = [x for x in states if type(x) is Tensor and x.dim()]
+    for x in arrays if what == "state" else params:
+        x.data = x.data.clone()

@@ -27,7 +27,7 @@ from .runs import (
     error_of,
     need_float64,
     need_separable,
-    part,
+    some_of,
     tensors_in,
 )
 from .subject import SHAPES, Subject, parameters
@@ -285,7 +285,7 @@ def skips_parameters_without_gradient(subject: Subject) -> None:
                     assert_same(run.states()[i], start["state"][i], f"the state of {what}")
             if subject.needs_closure:
                 continue  # whose sums over all parameters are added up otherwise
-            less = Run(subject, options, torch.float64, part(present, subject.make))
+            less = Run(subject, options, torch.float64, some_of(present, subject.make))
             less.step(4, without=absent)
             check_alike(run, less, "beside parameters without gradient", of=present)
 
@@ -301,7 +301,7 @@ def counts_the_steps_of_each_parameter(subject: Subject) -> None:
         with circumstances(options=describe(options)):
             run, alone = (
                 Run(subject, options, torch.float64, make)
-                for make in (None, part([last], subject.make))
+                for make in (None, some_of([last], subject.make))
             )
             run.step(3, without=[last])
             alone.taken = 3

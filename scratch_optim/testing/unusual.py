@@ -14,6 +14,7 @@ from torch import Tensor
 from .compare import assert_same, copied
 from .kit import check, circumstances, skip
 from .options import Options, describe
+from .runs import give_other_memory
 from .subject import REFUSALS, Make, Subject, gradients, laid_as, parameters
 
 ODD = (-1.0, 1.0, 1.5, 2.0, math.nan, math.inf, "much", None)
@@ -262,13 +263,9 @@ def memory_of_large_and_complex_parameters_may_be_moved(subject: Subject) -> Non
             options = subject.typical | switch
             pair = subject.twins(options, options, shapes, dtype)
             pair.step(2)
-            optimizer, params = pair.optimizers[0], pair.params[0]
             for moved in ("parameters", "state"):
                 with circumstances(way=way, dtype=dtype, moved=moved):
-                    for p in params:
-                        for x in optimizer.state.get(p, {}).values() if moved == "state" else [p]:
-                            if moved == "parameters" or (type(x) is Tensor and x.dim()):
-                                x.data = x.data.clone()
+                    give_other_memory(pair.optimizers[0], pair.params[0], moved)
                     pair.step()
                     pair.check()
 

@@ -14,6 +14,7 @@ from torch.autograd import gradcheck
 from .compare import assert_same, assert_same_bits, copied, epsilons, same_bits
 from .kit import check, circumstances, skip
 from .options import Options, describe
+from .runs import give_other_memory
 from .subject import REFUSALS, Pair, Subject, gradients, parameters
 
 STEPS = 10
@@ -141,10 +142,7 @@ def fused_follows_what_is_given_other_memory(subject: Subject) -> None:
         skip(f"refuses fused=True: {error}")
     for which in ("state", "parameters"):
         for optimizer, params in pair:
-            states = [x for p in params for x in optimizer.state[p].values()]
-            arrays = [x for x in states if isinstance(x, Tensor) and x.dim()]  # no counts
-            for x in arrays if which == "state" else params:
-                x.data = x.data.clone()
+            give_other_memory(optimizer, params, which)
         pair.step(2)
         mine, other = (
             [x for p in params for x in (p, *optimizer.state[p].values()) if isinstance(x, Tensor)]

@@ -67,6 +67,10 @@ class Data:
     std: Tensor  # likewise; 1 for a channel that does not vary
     checksum: str  # of all images and labels; tells two data sets apart
 
+    def normalized(self, images: Tensor) -> Tensor:
+        """uint8 (N, C, H, W) -> float32 of the training images' mean 0 and deviation 1."""
+        return (images.float() - self.mean) / self.std
+
     def to(self, device: torch.device) -> Data:
         """The same on ``device``."""
         return Data(

@@ -59,8 +59,9 @@ def train(config: Config) -> Result:
     model.to(device).to(memory_format=_layout(config))
     data = data.to(device)
     begun = time.perf_counter()
-    some = data.train.images[: recipes.WHITENED]
-    recipes.fit_to_images(model, (some.float() - data.mean) / data.std)
+    if not config.resume:
+        recipes.fit_to_images(model, data)
+    fitting_seconds = time.perf_counter() - begun
     optimizer = recipes.build_optimizer(config, model)
     run = Run(
         model,
@@ -68,7 +69,7 @@ def train(config: Config) -> Result:
         recipes.build_schedule(config, optimizer, steps_per_epoch),
         torch.amp.GradScaler(device.type, enabled=config.amp == "fp16"),
         torch.Generator(device).manual_seed(config.seed),
-        train_seconds=time.perf_counter() - begun,
+        train_seconds=fitting_seconds,
     )
     if config.resume:
         _resume(run, Path(config.resume), data)
@@ -99,7 +100,7 @@ def train(config: Config) -> Result:
     try:
         trainer = Trainer(config, data, run, board, say)
         trainer.fit()
-        validated = trainer.evaluate(data.validation)
+        validated = trainer.evaluate(data.validation) if len(data.validation) else None
         test = data.test
         tested = trainer.evaluate(test)
         begun = time.perf_counter()
@@ -121,8 +122,8 @@ def train(config: Config) -> Result:
         ),
         test_accuracy_tta=viewed.accuracy if viewed else None,
         tta_seconds=tta_seconds if viewed else None,
-        validation_accuracy=validated.accuracy if len(data.validation) else None,
-        best_validation_accuracy=run.best_accuracy if len(data.validation) else None,
+        validation_accuracy=validated.accuracy if validated else None,
+        best_validation_accuracy=run.best_accuracy if validated else None,
         best_epoch=run.best_epoch,
         epochs=run.epoch,
         steps=run.steps,
@@ -257,12 +258,15 @@ class Trainer:
             chosen: positions among the training images, (N,) int64.
         """
         config, run, train = self.config, self.run, self.data.train
+        mirrored = None
+        if "altflip" in config.augment:
+            mirrored = self.heads[chosen] ^ (run.epoch % 2 == 1)
         images = augment(
             train.images[chosen],
             config.augment,
             self.fill,
             run.generator,
-            self.heads[chosen] ^ (run.epoch % 2 == 1),
+            mirrored,
             config.padding,
         )
         return images, train.labels[chosen]
@@ -326,7 +330,7 @@ class Trainer:
             images: the batch.
             pixels: height and width to scale it to; None: as it is.
         """
-        images = (images.float() - self.data.mean) / self.data.std
+        images = self.data.normalized(images)
         if pixels not in (None, images.shape[3]):
             images = F.interpolate(images, (pixels, pixels), mode="bilinear", antialias=True)
         return images.contiguous(memory_format=_layout(self.config))
@@ -363,42 +367,39 @@ class Trainer:
     def finish_epoch(self) -> None:
         """Validate, log, save."""
         config, run, held = self.config, self.run, self.data.validation
-        measured = self.evaluate(held)
-        if len(held) and not math.isfinite(measured.loss):
+        measured = self.evaluate(held) if len(held) else None
+        if measured and not math.isfinite(measured.loss):
             raise self._diverged(f"the validation loss is {measured.loss}", run.steps)
         images = self.steps_of_epoch() * config.batch_size
         seconds = run.train_seconds - (run.history[-1]["train_seconds"] if run.history else 0.0)
         run.epoch, run.step = run.epoch + 1, 0
-        row = {
+        row: dict[str, float] = {
             "epoch": run.epoch,
             "step": run.steps,
             "train_loss": run.loss_sum / images,
             "train_accuracy": run.correct / images,
             "train_seconds": run.train_seconds,
         }
-        if len(held):
+        validated = ""
+        if measured:
             row |= {"validation_loss": measured.loss, "validation_accuracy": measured.accuracy}
+            validated = f"  validation loss {measured.loss:.4f} accuracy {measured.accuracy:7.2%}"
         run.history.append(row)
         run.loss_sum = run.correct = 0.0
         # of equals the one that has seen more; the last one where none is validated
-        best = not len(held) or measured.accuracy >= run.best_accuracy
+        best = measured is None or measured.accuracy >= run.best_accuracy
         if best:
             run.best_epoch = run.epoch
-            if len(held):
+            if measured:
                 run.best_accuracy = measured.accuracy
         if self.board:
-            if len(held):
+            if measured:
                 self._show(self.board, measured)
             elif run.steps == self.total_steps:
                 self.board.histograms(run.model, run.steps)
         if best:
             self.save("best.pt")
         self.save("last.pt")
-        validated = (
-            f"  validation loss {measured.loss:.4f} accuracy {measured.accuracy:7.2%}"
-            if len(held)
-            else ""
-        )
         self.say(
             f"epoch {run.epoch:{len(str(self.epochs))}}/{self.epochs}"
             f"  train loss {row['train_loss']:.4f} accuracy {row['train_accuracy']:7.2%}"
@@ -430,17 +431,17 @@ class Trainer:
         """Run the network in evaluation mode over ``split``, on the images as they are.
 
         Args:
-            split: images and labels; without any, loss and accuracy are NaN.
+            split: images and labels.
             batch_size: images at a time.
             views: take the mean over six views of each image, see :func:`six_views`.
         """
         self.run.model.eval()
-        logits = [torch.empty(0, len(self.data.classes), device=self.device)]
+        logits = []
         for images in split.images.split(batch_size):
             with self.precision:
                 seen = six_views(images) if views else [(images, 1.0)]
                 each = [w * self.run.model(self.prepare(x)).float() for x, w in seen]
-            logits.append(torch.stack(each).sum(0))
+            logits.append(sum(each[1:], each[0]))
         together = torch.cat(logits)
         loss = F.cross_entropy(together, split.labels)
         accuracy = (together.argmax(1) == split.labels).double().mean()
@@ -462,8 +463,7 @@ class Trainer:
             raise self._diverged(f"{bad} has values that are not finite", self.run.steps)
         if self.board:
             self.board.flush()  # the curves reach the disk no later than the state they belong to
-        settings = self.config.as_json()
-        extra = {"config": settings, "data": self.data.checksum}
+        extra = {"config": self.config.as_json(), "data": self.data.checksum}
         checkpoint.save(self.folder / name, self.run.state_dict() | extra)
 
     def _diverged(self, what: str, step: int) -> DivergedError:

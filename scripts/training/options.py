@@ -83,6 +83,8 @@ NEWER = (
     "padding", "holdout", "tta", "normalize_weights", "muon_head",
 )  # fmt: skip
 """Not in older checkpoints, which mean the default."""
+TUPLES = ("augment", "resolutions")
+"""Lists in JSON and in checkpoints."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ class Config:
     momentum: float
     nesterov: bool
     weight_decay: float
-    normalize_weights: bool  # filters have the length 1 before every step
+    normalize_weights: bool  # filters have a mean square length of 1 before every step
     muon_head: bool  # the classifier is Muon's; otherwise AdamW's
     fused: bool | None  # None: as the optimizer decides
     foreach: bool | None
@@ -142,7 +144,7 @@ class Config:
 
     def as_json(self) -> dict[str, Any]:
         """All of it, in the types of JSON."""
-        listed = {name: list(getattr(self, name)) for name in ("augment", "resolutions")}
+        listed = {name: list(getattr(self, name)) for name in TUPLES}
         return dataclasses.asdict(self) | listed
 
 
@@ -183,8 +185,9 @@ def make_config(**given: Any) -> Config:
             values["device"] = "auto"
     else:
         preset = given.get("preset")
-        _one_of("preset", preset, (None, *PRESETS))
-        recipe = PRESETS[preset] if preset else {}
+        if preset is not None:
+            _one_of("preset", preset, PRESETS)
+        recipe = {} if preset is None else PRESETS[preset]
         if "epochs" in given and "budget" not in given:
             recipe = {key: value for key, value in recipe.items() if key != "budget"}
         dataset = given.get("dataset", recipe.get("dataset", "digits"))
@@ -193,7 +196,7 @@ def make_config(**given: Any) -> Config:
         optimizer = given.get("optimizer", usual)
         _one_of("optimizer", optimizer, OPTIMIZERS)
         if recipe and optimizer != usual:  # its rates are for its own optimizer
-            own = {key for options in BY_OPTIMIZER.values() for key in options}
+            own = {"muon_head", *(key for options in BY_OPTIMIZER.values() for key in options)}
             recipe = {key: value for key, value in recipe.items() if key not in own}
         values = ALWAYS | BY_DATASET[dataset] | BY_OPTIMIZER[optimizer] | recipe | given
         values |= {"dataset": dataset, "optimizer": optimizer}
@@ -227,7 +230,7 @@ def _read_config(source: Path) -> dict[str, Any]:
             f"{source} was written by another version of this script (its options differ). "
             "Go on with that version, or start a new run without --resume."
         )
-    return saved | {name: tuple(saved[name]) for name in ("augment", "resolutions")}
+    return saved | {name: tuple(saved[name]) for name in TUPLES}
 
 
 def _multiplies_bf16() -> bool:
@@ -254,10 +257,9 @@ def _show(value: Any) -> str:
     return " ".join(value) or "none" if isinstance(value, tuple) else str(value)
 
 
-def _one_of(name: str, value: Any, choices: Iterable[str | None]) -> None:
+def _one_of(name: str, value: Any, choices: Iterable[str]) -> None:
     if value not in choices:
-        named = ", ".join(filter(None, choices))
-        raise UsageError(f"{_option(name)} {value}: choose one of {named}.")
+        raise UsageError(f"{_option(name)} {value}: choose one of {', '.join(choices)}.")
 
 
 def _check(c: Config) -> None:
@@ -265,7 +267,7 @@ def _check(c: Config) -> None:
     for name, choices in {
         "model": tuple(MODELS), "layers": ("scratch", "torch"), "optim": ("scratch", "torch"),
         "kernels": ("eager", "compiled"), "schedule": SCHEDULES, "device": ("cpu", "cuda"),
-        "amp": ("off", "bf16", "fp16"), "preset": (None, *PRESETS),
+        "amp": ("off", "bf16", "fp16"),
     }.items():  # fmt: skip
         _one_of(name, getattr(c, name), choices)
     for choice in c.augment:
@@ -545,7 +547,8 @@ def parser() -> argparse.ArgumentParser:
     g.add_argument(
         "--normalize-weights",
         action=switch,
-        help="scale each filter of a convolution to length 1 before every step (default: no)",
+        help="scale the filters of each convolution to a mean square length of 1 before every "
+        "step (default: no)",
     )
     g.add_argument(
         "--muon-head",

@@ -17,6 +17,7 @@ import scratch_optim
 from scratch_layers.airnet import AirNet
 from scratch_layers.regularization import decay_groups
 from scratch_optim.lr_scheduler import LambdaLR, LRScheduler
+from training.data import Data
 from training.errors import UsageError
 from training.options import MODELS, OPTIMIZERS, Config
 
@@ -62,15 +63,15 @@ def group_names(optimizer: Optimizer) -> tuple[str, ...]:
     return GROUPS if len(optimizer.param_groups) == 2 else (*GROUPS, "classifier")
 
 
-def fit_to_images(model: nn.Module, images: Tensor) -> None:
+def fit_to_images(model: nn.Module, data: Data) -> None:
     """Set what a network takes from the training images before it is trained.
 
     Args:
         model: the network.
-        images: (N, C, H, W) as it gets them.
+        data: on the same device.
     """
     if isinstance(model, AirNet):
-        model.fit_whitening(images)
+        model.fit_whitening(data.normalized(data.train.images[:WHITENED]))
 
 
 def filters(model: nn.Module) -> list[Tensor]:
@@ -81,7 +82,7 @@ def filters(model: nn.Module) -> list[Tensor]:
 
 @torch.no_grad()
 def normalize(weights: list[Tensor]) -> None:
-    """Scale each weight to the Frobenius norm √out, so that its filters have the length 1.
+    """Scale each weight to the Frobenius norm √out: its filters have a mean square length of 1.
 
     What is normalized after them does not depend on their length, but the angle by which a step
     turns them does: it stays what the learning rate says.
@@ -124,10 +125,9 @@ def build_optimizer(config: Config, model: nn.Module) -> Optimizer:
         settings[name] = getattr(config, name)
     groups = decay_groups(model, config.weight_decay)
     if not config.muon_head:
-        head = [p for name, p in model.named_parameters() if name == "fc.weight"]
-        weights = [p for p in groups[0]["params"] if p is not head[0]]
-        groups[0]["params"] = weights
-        groups.append({"params": head, "use_muon": False})
+        head = model.get_parameter("fc.weight")
+        groups[0]["params"] = [p for p in groups[0]["params"] if p is not head]
+        groups.append({"params": [head], "use_muon": False})
     if "weight_decay" not in known:
         for group in groups:
             del group["weight_decay"]

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.augment import alternating_flip, augment, crop, cutout, flip
+from training.augment import augment, crop, cutout, flip, mirror
 
 shapes = st.tuples(st.integers(1, 9), st.sampled_from([1, 3]), st.integers(4, 9), st.integers(4, 9))
 seeds = st.integers(0, 2**32 - 1)
@@ -142,7 +142,7 @@ def test_no_augmentation_waits_for_the_device():
 def test_any_two_epochs_of_alternating_flips_show_both_sides(shape, seed):
     images = distinct(shape)
     heads = torch.rand(len(images), generator=generator(seed)) < 0.5
-    first, second = (alternating_flip(images, heads ^ odd) for odd in (False, True))
+    first, second = (mirror(images, heads ^ odd) for odd in (False, True))
     for before, a, b in zip(images, first, second, strict=True):
         assert torch.equal(a, b.flip(-1))
         assert torch.equal(a, before) or torch.equal(b, before)
