@@ -32,11 +32,17 @@ from training.result import Result, versions
 if TYPE_CHECKING:
     from training.tensorboard import Board  # imported when it is needed: it takes a second
 
+Watch = Callable[[dict[str, float]], object]
 AMP = {"off": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def train(config: Config) -> Result:
+def train(config: Config, watch: Watch | None = None) -> Result:
     """Train, validate after every epoch, test the final weights once.
+
+    Args:
+        config: what to do.
+        watch: is given the row of ``history`` that every epoch adds, once it is saved. What it
+            raises ends the run.
 
     Raises:
         UsageError: the data or the checkpoint cannot be used, or a file cannot be written.
@@ -98,7 +104,7 @@ def train(config: Config) -> Result:
         board = Board(config.log_dir, run.steps + 1 if config.resume else None)
         board.describe(settings, software, run.steps)
     try:
-        trainer = Trainer(config, data, run, board, say)
+        trainer = Trainer(config, data, run, board, say, watch)
         trainer.fit()
         validated = trainer.evaluate(data.validation) if len(data.validation) else None
         test = data.test
@@ -174,8 +180,10 @@ class Trainer:
         run: Run,
         board: Board | None,
         say: Callable[[str], object] = print,
+        watch: Watch | None = None,
     ) -> None:
         self.config, self.data, self.run, self.board, self.say = config, data, run, board, say
+        self.watch = watch
         self.device = data.mean.device
         self.steps_per_epoch = len(data.train) // config.batch_size
         self.total_steps = recipes.total_steps(config, self.steps_per_epoch)
@@ -407,6 +415,8 @@ class Trainer:
             f"  {images / seconds:,.0f} images/s  {run.train_seconds:.1f} s"
             f"{'  best' if best else ''}"
         )
+        if self.watch:
+            self.watch(row)
 
     def _show(self, board: Board, measured: Evaluation) -> None:
         run, held, every = self.run, self.data.validation, self.config.pictures_every
