@@ -31,8 +31,7 @@ def seconds_per_step(trainer: Trainer) -> list[float]:
         times = []
         for _ in range(WARM_UP + TIMED):
             begin = time.perf_counter()
-            images, labels = trainer.batch(chosen)
-            trainer.train_step(images, labels, measure=False, pixels=pixels)
+            trainer.train_step(trainer.batch(chosen), measure=False, pixels=pixels)
             if trainer.device.type == "cuda":
                 torch.cuda.synchronize(trainer.device)
             times.append(time.perf_counter() - begin)

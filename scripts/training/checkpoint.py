@@ -19,6 +19,8 @@ from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from scratch_optim.lr_scheduler import ReduceLROnPlateau
+from training.averaging import Average
 from training.errors import UsageError
 
 FORMAT = "scratch-torch checkpoint 1"
@@ -111,6 +113,8 @@ class Run:
     scheduler: LRScheduler
     scaler: GradScaler
     generator: torch.Generator  # of the augmentation, on the device
+    average: Average
+    plateau: ReduceLROnPlateau | None = None
 
     epoch: int = 0  # epochs completed
     step: int = 0  # steps completed in the present epoch
@@ -139,6 +143,8 @@ class Run:
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
             "scaler": self.scaler.state_dict(),
+            "average": self.average.state_dict(),
+            "plateau": self.plateau.state_dict() if self.plateau else {},
             "random": {
                 "torch": torch.get_rng_state(),
                 "cuda": torch.cuda.get_rng_state() if cuda else None,
@@ -182,6 +188,10 @@ class Run:
         self.scheduler.load_state_dict(parts[1])
         if self.scaler.is_enabled() and parts[2]:
             self.scaler.load_state_dict(parts[2])
+        if state.get("average"):
+            self.average.load_state_dict(state["average"])
+        if self.plateau and state.get("plateau"):
+            self.plateau.load_state_dict(state["plateau"])
         torch.set_rng_state(random["torch"])
         if random["device"] == self.generator.device.type:
             self.generator.set_state(random["augmentation"])

@@ -90,6 +90,7 @@ def load(
     seed: int,
     say: Callable[[str], object] = print,
     holdout: bool = True,
+    imbalance: float = 1.0,
 ) -> Data:
     """Read ``"digits"`` or ``"cifar10"`` and split it.
 
@@ -99,9 +100,10 @@ def load(
         seed: chooses the validation images.
         say: is told what takes long.
         holdout: set validation images aside; otherwise there are none, and all train.
+        imbalance: see :func:`long_tail`. Validation and test images stay as they are.
 
     Raises:
-        UsageError: the data are missing or damaged.
+        UsageError: the data are missing or damaged, or leave a class without images.
     """
     if dataset == "digits":
         classes = tuple("0123456789")
@@ -113,6 +115,8 @@ def load(
         kept, held = split_indices(train.labels, seed)
     else:
         kept, held = torch.arange(len(train.labels)), torch.arange(0)
+    if imbalance < 1:
+        kept = kept[long_tail(train.labels[kept], imbalance, len(classes))]
     training = Split(train.images[kept], train.labels[kept])
     mean, std = moments(training.images)
     checksum = _checksum(train, test)
@@ -143,6 +147,34 @@ def split_indices(labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
             f"validation ({error}). Provide at least 10 images a class."
         ) from error
     return torch.from_numpy(np.sort(kept)), torch.from_numpy(np.sort(held))
+
+
+def long_tail(labels: Tensor, imbalance: float, classes: int) -> Tensor:
+    """Positions of images that are kept, int64, ascending: the first ones of each class.
+
+    Of K classes k = 0 ... K - 1 with n images each, the k-th keeps n ρ^(k / (K - 1)). Y. Cui et
+    al., "Class-Balanced Loss Based on Effective Number of Samples", 2019, arXiv:1901.05555, section
+    5.1.
+
+    Args:
+        labels: (N,) int64.
+        imbalance: ρ in (0, 1].
+        classes: K.
+
+    Raises:
+        UsageError: a class would be left without images.
+    """
+    kept = []
+    for k in range(classes):
+        own = (labels == k).nonzero().flatten()
+        n = int(len(own) * imbalance ** (k / max(1, classes - 1)))
+        if n == 0:
+            raise UsageError(
+                f"--imbalance {imbalance:g} leaves none of the {len(own)} training images of class "
+                f"{k}. Give a larger ratio."
+            )
+        kept.append(own[:n])
+    return torch.cat(kept).sort().values
 
 
 def moments(images: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,6 +9,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -16,15 +17,20 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from scratch_optim.clip_grad import adaptive_clip_grad_
+from scratch_optim.swa_utils import Lookahead
 from training import budget, checkpoint, recipes
-from training.augment import augment
+from training.augment import augment, draw_mix
+from training.averaging import Average
 from training.checkpoint import Run
 from training.data import Data, Split
 from training.data import load as load_data
+from training.dice import Dice
+from training.distributed import World
 from training.errors import DivergedError, InterruptedRunError, UsageError
 from training.options import CLIPS, Config
 from training.result import Result, versions
@@ -36,13 +42,17 @@ Watch = Callable[[dict[str, float]], object]
 AMP = {"off": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def train(config: Config, watch: Watch | None = None) -> Result:
+ALONE = World()
+
+
+def train(config: Config, watch: Watch | None = None, world: World = ALONE) -> Result:
     """Train, validate after every epoch, test the final weights once.
 
     Args:
         config: what to do.
         watch: is given the row of ``history`` that every epoch adds, once it is saved. What it
-            raises ends the run.
+            raises ends the run. In every process.
+        world: the processes that train together, each of which calls this.
 
     Raises:
         UsageError: the data or the checkpoint cannot be used, or a file cannot be written.
@@ -51,8 +61,13 @@ def train(config: Config, watch: Watch | None = None) -> Result:
     """
     started = time.perf_counter()
     torch.manual_seed(config.seed)
-    say: Callable[[str], object] = (lambda line: None) if config.quiet else tqdm.write
-    data = load_data(config.dataset, config.data_dir, config.seed, say, config.holdout)
+    silent = config.quiet or not world.first
+    say: Callable[[str], object] = (lambda line: None) if silent else tqdm.write
+    data = world.in_turn(
+        lambda: load_data(
+            config.dataset, config.data_dir, config.seed, say, config.holdout, config.imbalance
+        )
+    )
     steps_per_epoch = len(data.train) // config.batch_size
     if steps_per_epoch == 0:
         raise UsageError(
@@ -60,7 +75,12 @@ def train(config: Config, watch: Watch | None = None) -> Result:
             f"{len(data.train)} images ({len(data.validation)} are set aside for validation). Give "
             f"{len(data.train)} or less."
         )
-    device = torch.device(config.device)
+    if config.batch_size < world.size:
+        raise UsageError(
+            f"--batch-size {config.batch_size} is that of all {world.size} processes together. "
+            "Give at least one image each, or start fewer processes."
+        )
+    device = world.device(config.device)
     model = recipes.build_model(config, len(data.classes), data.train.images.shape[1])
     model.to(device).to(memory_format=_layout(config))
     data = data.to(device)
@@ -68,6 +88,8 @@ def train(config: Config, watch: Watch | None = None) -> Result:
     if not config.resume:
         recipes.fit_to_images(model, data)
     fitting_seconds = time.perf_counter() - begun
+    if world.rank:  # other dropout masks than in the first process
+        torch.manual_seed((config.seed << 20) + world.rank)
     optimizer = recipes.build_optimizer(config, model)
     run = Run(
         model,
@@ -75,15 +97,24 @@ def train(config: Config, watch: Watch | None = None) -> Result:
         recipes.build_schedule(config, optimizer, steps_per_epoch),
         torch.amp.GradScaler(device.type, enabled=config.amp == "fp16"),
         torch.Generator(device).manual_seed(config.seed),
+        Average(model, config.average, config.ema_decay),
         train_seconds=fitting_seconds,
     )
+    run.plateau = recipes.build_plateau(config, optimizer)
+    network: nn.Module = model
+    if world.size > 1:
+        ids = [device.index] if device.type == "cuda" else None
+        network = DistributedDataParallel(model, device_ids=ids)
+        # DistributedDataParallel refuses a SyncBatchNorm on a CPU, but does not notice it later
+        recipes.synchronize(config, model, world)
     if config.resume:
-        _resume(run, Path(config.resume), data)
+        _resume(run, Path(config.resume), data, world)
     if config.compile:  # in place, so that the names in the state stay as they are
         model.compile(dynamic=False)
     if config.budget and not config.resume:
-        per_step = budget.seconds_per_step(Trainer(config, data, run, None, say))
-        steps = budget.steps_within(config.budget - run.train_seconds, per_step)
+        measuring = Trainer(config, data, run, None, say, world=world, network=network)
+        per_step = budget.seconds_per_step(measuring)
+        steps = world.same(lambda: budget.steps_within(config.budget - fitting_seconds, per_step))
         epochs = steps / steps_per_epoch
         warmup = config.warmup * epochs / config.epochs  # the same share of the run
         config = dataclasses.replace(config, epochs=epochs, warmup=warmup)
@@ -98,14 +129,16 @@ def train(config: Config, watch: Watch | None = None) -> Result:
     parameters = sum(p.numel() for p in model.parameters())
     say(_opening(config, data, parameters))
     board = None
-    if config.tensorboard:
+    if config.tensorboard and world.first:
         from training.tensorboard import Board
 
         board = Board(config.log_dir, run.steps + 1 if config.resume else None)
         board.describe(settings, software, run.steps)
     try:
-        trainer = Trainer(config, data, run, board, say, watch)
+        trainer = Trainer(config, data, run, board, say, watch, world, network)
         trainer.fit()
+        if config.patience:
+            trainer.go_back_to_the_best()
         validated = trainer.evaluate(data.validation) if len(data.validation) else None
         test = data.test
         tested = trainer.evaluate(test)
@@ -147,8 +180,28 @@ def train(config: Config, watch: Watch | None = None) -> Result:
             "checksum": data.checksum,
         },
     )
-    result.write(Path(config.log_dir))
+    if world.first:
+        result.write(Path(config.log_dir))
     return result
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What this process has of the batch of a step."""
+
+    images: Tensor  # uint8 (n, C, H, W), augmented
+    labels: Tensor  # (n,) int64
+    others: Tensor | None  # labels of what was mixed into the images; None: nothing
+    share: float  # of the image itself where something was, 0..1
+    weight: Tensor | float  # what the sum of the losses of the whole batch is divided by
+
+    def parts(self, count: int) -> list[Batch]:
+        """As many as that, or as there are images, in their order."""
+        images, labels = self.images.chunk(count), self.labels.chunk(count)
+        others = [None] * len(labels) if self.others is None else self.others.chunk(count)
+        return [
+            Batch(*own, self.share, self.weight) for own in zip(images, labels, others, strict=True)
+        ]
 
 
 @dataclass(frozen=True)
@@ -181,19 +234,26 @@ class Trainer:
         board: Board | None,
         say: Callable[[str], object] = print,
         watch: Watch | None = None,
+        world: World = ALONE,
+        network: nn.Module | None = None,
     ) -> None:
         self.config, self.data, self.run, self.board, self.say = config, data, run, board, say
-        self.watch = watch
+        self.watch, self.world = watch, world
+        self.network = network or run.model  # around the model, where several processes train it
         self.device = data.mean.device
         self.steps_per_epoch = len(data.train) // config.batch_size
         self.total_steps = recipes.total_steps(config, self.steps_per_epoch)
+        self.warmup_steps = round(config.warmup * self.steps_per_epoch)
         self.sizes = config.resolutions or (data.train.images.shape[3],)
         coin = torch.Generator().manual_seed(config.seed)
         self.heads = (torch.rand(len(data.train), generator=coin) < 0.5).to(self.device)
         self.filters = recipes.filters(run.model) if config.normalize_weights else []
         self.fill = data.mean.round()  # of a cutout
         self.norms = recipes.clipping(config)
-        self.loss = recipes.build_loss(config)
+        self.part = None if world.size == 1 else world.part(config.batch_size).to(self.device)
+        labels = data.train.labels
+        self.loss = recipes.build_loss(config, labels)
+        self.class_weights = recipes.weights_of_classes(config, labels)
         self.clips = any(getattr(config, name) for name in CLIPS)
         self.folder = Path(config.checkpoint_dir)
         self.precision = torch.autocast(
@@ -209,11 +269,23 @@ class Trainer:
         """Train until ``config.epochs`` are complete."""
         run = self.run
         with StopSignal() as stop:
-            while run.steps < self.total_steps:
+            while run.steps < self.total_steps and not self.is_out_of_patience():
                 self.train_epoch(stop)
                 self.finish_epoch()
-                if stop.requested and run.steps < self.total_steps:
+                if self.world.any(stop.requested, self.device) and run.steps < self.total_steps:
                     raise InterruptedRunError(self._interrupted())
+
+    def is_out_of_patience(self) -> bool:
+        """Whether the validation accuracy has not risen for --patience epochs."""
+        waited = self.run.epoch - self.run.best_epoch
+        return 0 < self.config.patience <= waited
+
+    def go_back_to_the_best(self) -> None:
+        """Load the weights of the epoch with the best validation accuracy."""
+        best = checkpoint.load(self.folder / "best.pt")
+        self.run.model.load_state_dict(best["model"])
+        if best.get("average"):
+            self.run.average.load_state_dict(best["average"])
 
     def train_epoch(self, stop: StopSignal) -> None:
         """The steps that the present epoch still lacks; the last one may be a part of an epoch."""
@@ -228,25 +300,30 @@ class Trainer:
             desc=f"epoch {run.epoch + 1}/{self.epochs}",
             unit="step",
             leave=False,
-            disable=True if config.quiet else None,  # None: shown where there is a terminal
+            # None: shown where there is a terminal
+            disable=True if config.quiet or not self.world.first else None,
         ) as bar:
             while run.step < steps:
-                images, labels = self.batch(order[run.step * size : (run.step + 1) * size])
+                batch = self.batch(order[run.step * size : (run.step + 1) * size])
                 if self.board and run.steps == 0:
-                    self.board.batch(images, 0)
+                    self.board.batch(batch.images, 0)
                 last = run.step + 1 == steps
                 due = last or (run.steps + 1) % config.log_every == 0
-                self.train_step(images, labels, measure=due and self.board is not None)
+                self.train_step(batch, measure=due and config.tensorboard)
                 bar.update()
 
                 wanted = config.checkpoint_every and run.steps % config.checkpoint_every == 0
-                save = (wanted or stop.requested) and not last
+                # processes have to agree, for which they wait where they wait anyway
+                stopping = (due or self.world.size == 1) and self.world.any(
+                    stop.requested, self.device
+                )
+                save = (wanted or stopping) and not last
                 if due or save:
                     bar.set_postfix_str(f"loss {self.read():.3f}")
                 if save:
                     self.save("last.pt")
                     self.clock = time.perf_counter()
-                    if stop.requested:
+                    if stopping:
                         raise InterruptedRunError(self._interrupted())
 
     @property
@@ -259,34 +336,48 @@ class Trainer:
         begun = self.run.epoch * self.steps_per_epoch
         return min(self.steps_per_epoch, self.total_steps - begun)
 
-    def batch(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
-        """Augmented images, uint8 (N, C, H, W), and labels (N,) int64.
+    def batch(self, chosen: Tensor) -> Batch:
+        """Augmented images with their labels.
 
         Args:
-            chosen: positions among the training images, (N,) int64.
+            chosen: positions among the training images of the whole batch, (B,) int64.
         """
         config, run, train = self.config, self.run, self.data.train
+        own = chosen if self.part is None else chosen[self.part]
         mirrored = None
         if "altflip" in config.augment:
-            mirrored = self.heads[chosen] ^ (run.epoch % 2 == 1)
+            mirrored = self.heads[own] ^ (run.epoch % 2 == 1)
         images = augment(
-            train.images[chosen],
+            train.images[own],
             config.augment,
             self.fill,
-            run.generator,
+            Dice(run.generator, len(chosen), self.part),
             mirrored,
             config.padding,
         )
-        return images, train.labels[chosen]
+        labels = train.labels[own]
+        height, width = images.shape[2:]
+        seed = (config.seed << 32) + run.steps
+        mix = draw_mix(config.mixup, config.cutmix, (height, width), seed)
+        weight: Tensor | float = len(chosen)
+        if self.class_weights is not None:
+            weight = self.class_weights[train.labels[chosen]].sum()
+        if mix is None:
+            return Batch(images, labels, None, 1.0, weight)
+        return Batch(mix(images), labels, labels.flip(0), mix.share, weight)
 
-    def train_step(
-        self, images: Tensor, labels: Tensor, measure: bool, pixels: int | None = None
-    ) -> None:
+    def objective(self, logits: Tensor, batch: Batch) -> Tensor:
+        """The loss to descend, whose mean over processes is that of the whole batch."""
+        total: Tensor = self.loss(logits, batch.labels)
+        if batch.others is not None:
+            total = torch.lerp(self.loss(logits, batch.others), total, batch.share)
+        return total * (self.world.size / batch.weight)
+
+    def train_step(self, batch: Batch, measure: bool, pixels: int | None = None) -> None:
         """One step of the optimizer.
 
         Args:
-            images: uint8 (N, C, H, W).
-            labels: (N,) int64.
+            batch: what to descend on.
             measure: take the length of the gradient and of the update too.
             pixels: height and width to which the images are scaled; if None, what the present
                 part of the run has.
@@ -296,11 +387,16 @@ class Trainer:
             pixels = self.sizes[len(self.sizes) * run.steps // self.total_steps]
         if self.filters:
             recipes.normalize(self.filters)
-        with self.precision:
-            logits = run.model(self.prepare(images, pixels))
-            loss = self.loss(logits, labels)
         run.optimizer.zero_grad(set_to_none=True)
-        run.scaler.scale(loss).backward()
+        seen = []
+        parts = batch.parts(config.accumulate)
+        for i, part in enumerate(parts):
+            with self._exchange(i + 1 == len(parts)):
+                with self.precision:
+                    logits = self.network(self.prepare(part.images, pixels))
+                    loss = self.objective(logits, part)
+                run.scaler.scale(loss).backward()
+            seen.append(logits.detach().float())
 
         parameters = [p for p in run.model.parameters() if p.grad is not None]
         if measure or self.clips:
@@ -323,13 +419,23 @@ class Trainer:
             names = recipes.group_names(run.optimizer)
             for group, name in zip(run.optimizer.param_groups, names, strict=True):
                 self.measures[f"learning_rate/{name}"] = torch.as_tensor(group["lr"])
-        run.scheduler.step()
         run.step, run.steps = run.step + 1, run.steps + 1
+        if run.plateau is None or run.steps < self.warmup_steps:
+            run.scheduler.step()
+        if run.steps == self.total_steps and isinstance(run.optimizer, Lookahead):
+            run.optimizer.sync()
+        run.average.after_step()
 
-        logits = logits.detach().float()
+        logits = torch.cat(seen)
         # without label smoothing, to be compared with the validation loss
-        plain = F.cross_entropy(logits, labels)
-        self.window.append(torch.stack([plain, (logits.argmax(1) == labels).sum()]))
+        plain = F.cross_entropy(logits, batch.labels, reduction="sum") / config.batch_size
+        self.window.append(torch.stack([plain, (logits.argmax(1) == batch.labels).sum()]))
+
+    def _exchange(self, true: bool) -> AbstractContextManager[object]:
+        """Within it, whether a backward pass adds up the gradients of all processes."""
+        if true or not isinstance(self.network, DistributedDataParallel):
+            return nullcontext()
+        return self.network.no_sync()
 
     def prepare(self, images: Tensor, pixels: int | None = None) -> Tensor:
         """uint8 (N, C, H, W) -> float32 of the training images' mean 0 and deviation 1.
@@ -350,7 +456,7 @@ class Trainer:
             The mean loss since then.
         """
         run, size = self.run, self.config.batch_size
-        counted = torch.stack(self.window).tolist()  # waits for the device
+        counted = self.world.total(torch.stack(self.window)).tolist()  # waits for the device
         now = time.perf_counter()
         seconds, self.clock = now - self.clock, now
         run.train_seconds += seconds
@@ -375,6 +481,9 @@ class Trainer:
     def finish_epoch(self) -> None:
         """Validate, log, save."""
         config, run, held = self.config, self.run, self.data.validation
+        self.world.like_the_first(run.model.buffers())
+        batches = self.data.train.images.split(max(100, config.batch_size))
+        run.average.after_epoch(run.steps / self.total_steps, map(self.prepare, batches))
         measured = self.evaluate(held) if len(held) else None
         if measured and not math.isfinite(measured.loss):
             raise self._diverged(f"the validation loss is {measured.loss}", run.steps)
@@ -394,6 +503,8 @@ class Trainer:
             validated = f"  validation loss {measured.loss:.4f} accuracy {measured.accuracy:7.2%}"
         run.history.append(row)
         run.loss_sum = run.correct = 0.0
+        if measured and run.plateau:
+            run.plateau.step(measured.loss)
         # of equals the one that has seen more; the last one where none is validated
         best = measured is None or measured.accuracy >= run.best_accuracy
         if best:
@@ -440,19 +551,24 @@ class Trainer:
     def evaluate(self, split: Split, batch_size: int = 500, views: bool = False) -> Evaluation:
         """Run the network in evaluation mode over ``split``, on the images as they are.
 
+        Each process takes a part of them; all get the whole. The weights are those of --average.
+
         Args:
             split: images and labels.
             batch_size: images at a time.
             views: take the mean over six views of each image, see :func:`six_views`.
         """
+        own = torch.arange(self.world.rank, len(split), self.world.size, device=self.device)
+        together = torch.zeros(len(split), len(self.data.classes), device=self.device)
         self.run.model.eval()
-        logits = []
-        for images in split.images.split(batch_size):
-            with self.precision:
-                seen = six_views(images) if views else [(images, 1.0)]
-                each = [w * self.run.model(self.prepare(x)).float() for x, w in seen]
-            logits.append(sum(each[1:], each[0]))
-        together = torch.cat(logits)
+        with self.run.average.in_place() as model:
+            for rows in own.split(batch_size):
+                images = split.images[rows]
+                with self.precision:
+                    seen = six_views(images) if views else [(images, 1.0)]
+                    each = [w * model(self.prepare(x)).float() for x, w in seen]
+                together[rows] = sum(each[1:], each[0])
+        self.world.total(together)  # the others' rows are zeros here
         loss = F.cross_entropy(together, split.labels)
         accuracy = (together.argmax(1) == split.labels).double().mean()
         return Evaluation(loss.item(), accuracy.item(), together)
@@ -473,8 +589,13 @@ class Trainer:
             raise self._diverged(f"{bad} has values that are not finite", self.run.steps)
         if self.board:
             self.board.flush()  # the curves reach the disk no later than the state they belong to
-        extra = {"config": self.config.as_json(), "data": self.data.checksum}
-        checkpoint.save(self.folder / name, self.run.state_dict() | extra)
+        extra = {
+            "config": self.config.as_json(),
+            "data": self.data.checksum,
+            "ranks": self.world.gathered(torch.get_rng_state()),
+        }
+        if self.world.first:
+            checkpoint.save(self.folder / name, self.run.state_dict() | extra)
 
     def _diverged(self, what: str, step: int) -> DivergedError:
         kept = self.folder / "last.pt"
@@ -546,7 +667,7 @@ def _layout(config: Config) -> torch.memory_format:
     return torch.channels_last if config.channels_last else torch.contiguous_format
 
 
-def _resume(run: Run, source: Path, data: Data) -> None:
+def _resume(run: Run, source: Path, data: Data, world: World) -> None:
     state = checkpoint.load(source)
     if state.get("data") != data.checksum:
         raise UsageError(
@@ -554,6 +675,11 @@ def _resume(run: Run, source: Path, data: Data) -> None:
             f"{data.checksum}). Give the --data-dir it was made with, unchanged."
         )
     run.load_state_dict(state, source)
+    states = state.get("ranks", [])
+    if len(states) == world.size:
+        torch.set_rng_state(states[world.rank])
+    elif world.rank:  # other processes than before: random numbers that none of them has had
+        torch.manual_seed((state["config"]["seed"] << 20) + (run.steps << 8) + world.rank)
 
 
 def _opening(config: Config, data: Data, parameters: int) -> str:

@@ -20,10 +20,12 @@ import torch
 from scratch_layers import airnet, resnet
 from training import checkpoint
 from training.augment import CHOICES as AUGMENTATIONS
+from training.averaging import KINDS as AVERAGES
 from training.errors import UsageError
 from training.presets import PRESETS
 
 DATASETS = ("digits", "cifar10")
+CLASS_WEIGHTS = ("none", "inverse", "effective")
 MODELS = resnet.MODELS | airnet.MODELS
 SCHEDULES = {
     "onecycle": "",
@@ -32,6 +34,7 @@ SCHEDULES = {
     "step": "a tenth at 1/2 and 3/4 of the epochs",
     "wsd": "stays, and falls to 0 in the last fifth",
     "inverse-time": "1 / (1 + 9 x), to a tenth",
+    "plateau": "a tenth after 5 epochs in which the validation loss has not fallen",
     "none": "",
 }
 
@@ -46,7 +49,10 @@ ALWAYS: dict[str, Any] = {
     "checkpoint_every": 0, "resume": None, "tensorboard": True, "log_every": 20,
     "pictures_every": 5, "quiet": False,
     "preset": None, "budget": 0.0, "resolutions": (), "padding": 0, "holdout": True, "tta": False,
-    "normalize_weights": False, "muon_head": True,
+    "normalize_weights": False, "muon_head": True, "auxiliary_lr": 3e-3, "whitening_bias": True,
+    "mixup": 0.0, "cutmix": 0.0, "imbalance": 1.0, "class_weights": "none", "focal": 0.0,
+    "average": "none", "ema_decay": 0.999, "accumulate": 1, "patience": 0,
+    "sync_batchnorm": None, "fsdp": False,
 }  # fmt: skip
 BY_DATASET: dict[str, dict[str, Any]] = {
     "digits": {"optimizer": "adam", "epochs": 60, "batch_size": 64, "augment": ("crop",)},
@@ -80,7 +86,9 @@ BY_HAND_ONLY = ("momentum", "lion", "lars", "lamb", "muon")  # torch's Muon take
 CLIPS = ("clip_grad_norm", "clip_grad_value", "clip_grad_ratio")
 NEWER = (
     "clip_grad_value", "clip_grad_ratio", "fused_layers", "preset", "budget", "resolutions",
-    "padding", "holdout", "tta", "normalize_weights", "muon_head",
+    "padding", "holdout", "tta", "normalize_weights", "muon_head", "auxiliary_lr",
+    "whitening_bias", "mixup", "cutmix", "imbalance", "class_weights", "focal", "average",
+    "ema_decay", "accumulate", "patience", "sync_batchnorm", "fsdp",
 )  # fmt: skip
 """Not in older checkpoints, which mean the default."""
 TUPLES = ("augment", "resolutions")
@@ -97,6 +105,9 @@ class Config:
     holdout: bool  # a tenth of the training images is set aside for validation
     augment: tuple[str, ...]
     padding: int  # pixels of the crop; 0: an eighth of the width
+    mixup: float  # α of Beta(α, α), from which the share of an image is drawn; 0: off
+    cutmix: float  # likewise
+    imbalance: float  # training images of the rarest class by those of the most frequent
     resolutions: tuple[int, ...]  # height and width in equal parts of the run; (): as they are
     tta: bool  # the mean over six views at the end
 
@@ -114,6 +125,8 @@ class Config:
     weight_decay: float
     normalize_weights: bool  # filters have a mean square length of 1 before every step
     muon_head: bool  # the classifier is Muon's; otherwise AdamW's
+    auxiliary_lr: float  # of AdamW beside Muon, peak, per step
+    whitening_bias: bool  # the biases of the whitening layer learn
     fused: bool | None  # None: as the optimizer decides
     foreach: bool | None
     clip_grad_norm: float  # of all gradients together; 0: off
@@ -124,14 +137,22 @@ class Config:
     warmup: float  # epochs
     epochs: float
     budget: float  # seconds of training that the epochs were fitted to; 0: none
-    batch_size: int  # images
+    batch_size: int  # images, of all processes together
+    accumulate: int  # parts of a batch that are computed one after the other
+    average: str  # of weights: none, ema, swa or lookahead
+    ema_decay: float  # per step
+    patience: int  # epochs without a better validation accuracy, after which to stop; 0: never
     label_smoothing: float
+    class_weights: str  # in the loss: none, inverse or effective
+    focal: float  # γ of the focal loss; 0: cross-entropy
     seed: int
 
     device: str  # cpu or cuda
     amp: str  # off, bf16 or fp16
     compile: bool
     channels_last: bool
+    sync_batchnorm: bool | None  # statistics of all processes; None: where they can be
+    fsdp: bool  # each process holds a part of weights and state
 
     log_dir: str
     checkpoint_dir: str
@@ -151,8 +172,8 @@ class Config:
 # What a resumed run may do differently: where and how it computes, not what.
 MAY_CHANGE = {
     "data_dir", "layers", "kernels", "fused_layers", "optim", "fused", "foreach", "device",
-    "compile", "channels_last", "log_dir", "checkpoint_dir", "checkpoint_every", "resume",
-    "tensorboard", "log_every", "pictures_every", "quiet",
+    "compile", "channels_last", "sync_batchnorm", "fsdp", "log_dir", "checkpoint_dir",
+    "checkpoint_every", "resume", "tensorboard", "log_every", "pictures_every", "quiet",
 }  # fmt: skip
 
 
@@ -267,7 +288,7 @@ def _check(c: Config) -> None:
     for name, choices in {
         "model": tuple(MODELS), "layers": ("scratch", "torch"), "optim": ("scratch", "torch"),
         "kernels": ("eager", "compiled"), "schedule": SCHEDULES, "device": ("cpu", "cuda"),
-        "amp": ("off", "bf16", "fp16"),
+        "amp": ("off", "bf16", "fp16"), "average": AVERAGES, "class_weights": CLASS_WEIGHTS,
     }.items():  # fmt: skip
         _one_of(name, getattr(c, name), choices)
     for choice in c.augment:
@@ -277,16 +298,18 @@ def _check(c: Config) -> None:
         if not true:
             raise UsageError(f"{_option(name)} {getattr(c, name)}: {remedy}")
 
-    refuse_unless(c.lr > 0 and math.isfinite(c.lr), "lr", "give a finite number above 0.")
-    for name in ("weight_decay", "warmup", "budget", *CLIPS):
+    for name in ("lr", "auxiliary_lr"):
+        value = getattr(c, name)
+        refuse_unless(value > 0 and math.isfinite(value), name, "give a finite number above 0.")
+    for name in ("weight_decay", "warmup", "budget", "mixup", "cutmix", "focal", *CLIPS):
         value = getattr(c, name)
         refuse_unless(value >= 0 and math.isfinite(value), name, "give a finite number, 0 or more.")
-    for name in ("momentum", "dropout", "label_smoothing"):
+    for name in ("momentum", "dropout", "label_smoothing", "ema_decay"):
         refuse_unless(0 <= getattr(c, name) < 1, name, "give a number in [0, 1).")
     refuse_unless(0 < c.epochs < 2**20, "epochs", "give a number above 0 and below 2**20.")
-    for name in ("batch_size", "log_every"):
+    for name in ("batch_size", "log_every", "accumulate"):
         refuse_unless(getattr(c, name) >= 1, name, "give a whole number, 1 or more.")
-    for name in ("checkpoint_every", "pictures_every", "padding"):
+    for name in ("checkpoint_every", "pictures_every", "padding", "patience"):
         refuse_unless(getattr(c, name) >= 0, name, "give a whole number, 0 or more.")
     refuse_unless(0 <= c.seed < 2**32, "seed", "give a whole number in [0, 2**32).")
     refuse_unless(
@@ -294,11 +317,41 @@ def _check(c: Config) -> None:
     )
     for size in c.resolutions:
         refuse_unless(8 <= size <= 256, "resolutions", "give heights from 8 to 256 pixels.")
+    refuse_unless(0 < c.imbalance <= 1, "imbalance", "give a number in (0, 1]; 1 is balanced.")
+    refuse_unless(
+        c.accumulate <= c.batch_size,
+        "accumulate",
+        f"give at most --batch-size, {c.batch_size}, whose parts these are.",
+    )
+    refuse_unless(
+        c.focal == 0 or c.layers == "scratch",
+        "focal",
+        "PyTorch has no focal loss. Use --layers scratch, or leave it out.",
+    )
+    refuse_unless(
+        c.focal == 0 or c.label_smoothing == 0,
+        "focal",
+        "not together with --label-smoothing. Leave one of them out.",
+    )
+    for name, asked in (("patience", c.patience > 0), ("schedule", c.schedule == "plateau")):
+        refuse_unless(
+            c.holdout or not asked,
+            name,
+            "it goes by the validation images, of which --no-holdout leaves none. Leave one of "
+            "them out.",
+        )
     refuse_unless(
         c.muon_head or c.optimizer == "muon",
         "muon_head",
         f"{c.optimizer} has no part of Muon. Leave it out, or use --optimizer muon.",
     )
+    for name, used, remedy in (
+        ("auxiliary_lr", c.optimizer == "muon", "Only --optimizer muon has AdamW beside it."),
+        ("whitening_bias", c.model in airnet.MODELS, f"{c.model} has no whitening layer."),
+        ("ema_decay", c.average == "ema", "Only --average ema has a decay."),
+    ):
+        fine = used or getattr(c, name) == ALWAYS[name]
+        refuse_unless(fine, name, f"it would do nothing. {remedy} Leave it out.")
     refuse_unless(
         c.model not in airnet.MODELS or c.dataset == "cifar10",
         "model",
@@ -461,6 +514,27 @@ def parser() -> argparse.ArgumentParser:
         help="of the crop; 0 is 1/8 of the width (default: 0)",
     )
     g.add_argument(
+        "--mixup",
+        type=float,
+        metavar="ALPHA",
+        help="blend each image with another one, by a share of the distribution Beta(ALPHA, "
+        "ALPHA); 0 is off (default: 0)",
+    )
+    g.add_argument(
+        "--cutmix",
+        type=float,
+        metavar="ALPHA",
+        help="paste a box of another image into each, likewise; with --mixup a coin decides for "
+        "each batch (default: 0)",
+    )
+    g.add_argument(
+        "--imbalance",
+        type=float,
+        metavar="RATIO",
+        help="keep fewer training images from class to class, of the last one RATIO of those of "
+        "the first: a long tail (default: 1, as they are)",
+    )
+    g.add_argument(
         "--resolutions",
         type=int,
         nargs="+",
@@ -510,8 +584,8 @@ def parser() -> argparse.ArgumentParser:
         "--optimizer",
         choices=OPTIMIZERS,
         metavar="NAME",
-        help=f"{', '.join(OPTIMIZERS)}; muon with AdamW (learning rate 0.003 at the peak) for "
-        "biases and normalizations (default: adam for digits, sgd for cifar10)",
+        help=f"{', '.join(OPTIMIZERS)}; muon with AdamW for biases and normalizations "
+        "(default: adam for digits, sgd for cifar10)",
     )
     g.add_argument(
         "--optim",
@@ -554,6 +628,18 @@ def parser() -> argparse.ArgumentParser:
         "--muon-head",
         action=switch,
         help="muon for the classifier too, instead of AdamW (default: yes)",
+    )
+    g.add_argument(
+        "--auxiliary-lr",
+        type=float,
+        metavar="LR",
+        help="highest learning rate of AdamW beside muon (default: 0.003)",
+    )
+    g.add_argument(
+        "--whitening-bias",
+        action=switch,
+        help="train the biases of the first layer of an airnet, whose weights are frozen "
+        "(default: yes)",
     )
     g.add_argument(
         "--clip-grad-norm",
@@ -603,6 +689,33 @@ def parser() -> argparse.ArgumentParser:
         help="images a step (default: digits 64, cifar10 128)",
     )
     g.add_argument(
+        "--accumulate",
+        type=int,
+        metavar="PARTS",
+        help="compute the gradient of a batch in so many parts, one after the other, so that less "
+        "memory is needed (default: 1)",
+    )
+    g.add_argument(
+        "--average",
+        choices=AVERAGES,
+        help="validate and test a mean of the weights: exponential over steps, plain over the "
+        "epochs of the last quarter (swa), or lookahead, which goes half of the way of every five "
+        "steps (default: none)",
+    )
+    g.add_argument(
+        "--ema-decay",
+        type=float,
+        metavar="D",
+        help="share that is kept at each step (default: 0.999)",
+    )
+    g.add_argument(
+        "--patience",
+        type=int,
+        metavar="EPOCHS",
+        help="stop after so many epochs without a better validation accuracy, and go back to the "
+        "best; 0 is never (default: 0)",
+    )
+    g.add_argument(
         "--schedule",
         choices=SCHEDULES,
         metavar="NAME",
@@ -623,6 +736,19 @@ def parser() -> argparse.ArgumentParser:
         help="share of the target spread evenly (default: 0)",
     )
     g.add_argument(
+        "--class-weights",
+        choices=CLASS_WEIGHTS,
+        help="in the loss: by the inverse of the images of a class, or of their effective number "
+        "(Cui et al., 2019) (default: none)",
+    )
+    g.add_argument(
+        "--focal",
+        type=float,
+        metavar="GAMMA",
+        help="focal loss, in which images count less the surer the answer is; 0 is cross-entropy "
+        "(default: 0)",
+    )
+    g.add_argument(
         "--seed", type=int, metavar="N", help="of weights, split, order, augmentation (default: 0)"
     )
 
@@ -637,6 +763,18 @@ def parser() -> argparse.ArgumentParser:
     )
     g.add_argument("--compile", action=switch, help="torch.compile the network (default: no)")
     g.add_argument("--channels-last", action=switch, help="memory format NHWC (default: no)")
+    g.add_argument(
+        "--sync-batchnorm",
+        action=switch,
+        help="under torchrun, normalize by the statistics of all processes (default: yes, with "
+        "hand-written layers or CUDA)",
+    )
+    g.add_argument(
+        "--fsdp",
+        action="store_true",
+        help="under torchrun, let each process hold only a part of weights and state "
+        "(default: off)",
+    )
 
     g = p.add_argument_group("records")
     g.add_argument(

@@ -15,14 +15,16 @@ from torch.optim import Optimizer
 import scratch_layers
 import scratch_optim
 from scratch_layers.airnet import AirNet
+from scratch_layers.imbalance import class_weights
 from scratch_layers.regularization import decay_groups
-from scratch_optim.lr_scheduler import LambdaLR, LRScheduler
+from scratch_optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
+from scratch_optim.swa_utils import Lookahead
 from training.data import Data
+from training.distributed import World
 from training.errors import UsageError
 from training.options import MODELS, OPTIMIZERS, Config
 
 CLASS_NAMES = {name.lower(): name for name in scratch_optim.__all__ if name.lower() in OPTIMIZERS}
-SETTINGS: dict[str, dict[str, Any]] = {"muon": {"auxiliary": {"lr": 3e-3, "weight_decay": 0.0}}}
 GROUPS = ("weights", "biases and normalizations")  # the optimizer's groups, in this order
 WHITENED = 5000
 """Training images whose patches the first layer of an ``AirNet`` makes uncorrelated."""
@@ -41,6 +43,7 @@ CURVES: dict[str, Callable[[float, float], float]] = {
     "step": lambda x, y: 0.1 ** ((y >= 0.5) + (y >= 0.75)),  # MultiStepLR
     "wsd": lambda x, y: 1 - math.sqrt(max(0.0, 5 * x - 4)),  # WarmupStableDecayLR, 1-sqrt
     "inverse-time": lambda x, y: 1 / (1 + 9 * x),  # InverseTimeLR
+    "plateau": lambda x, y: 1.0,  # until build_plateau takes over
     "none": lambda x, y: 1.0,
 }
 
@@ -49,13 +52,38 @@ def build_model(config: Config, num_classes: int, in_channels: int) -> nn.Module
     """The network, on the CPU; its initial weights come from torch's global generator."""
     if config.layers == "scratch":
         scratch_layers.compile_kernels(config.kernels == "compiled")
-    return MODELS[config.model](
+    model = MODELS[config.model](
         _layers(config),
         num_classes=num_classes,
         in_channels=in_channels,
         dropout=config.dropout,
         fused=config.fused_layers,
     )
+    if not config.whitening_bias:
+        model.get_parameter("whiten.bias").requires_grad_(False)
+    return model
+
+
+def synchronize(config: Config, model: nn.Module, world: World) -> None:
+    """Let batch normalizations take the statistics of all processes, where --sync-batchnorm says.
+
+    The model is changed in place; its parameters and buffers stay the same objects.
+
+    PyTorch's own can do so on CUDA devices only.
+
+    Raises:
+        UsageError: they cannot.
+    """
+    can = config.layers == "scratch" or config.device == "cuda"
+    wanted = can if config.sync_batchnorm is None else config.sync_batchnorm
+    if world.size == 1 or not wanted:
+        return
+    if not can:
+        raise UsageError(
+            "--sync-batchnorm: PyTorch's own works on CUDA devices only. Use --layers scratch, or "
+            "--no-sync-batchnorm."
+        )
+    _layers(config).SyncBatchNorm.convert_sync_batchnorm(model)
 
 
 def group_names(optimizer: Optimizer) -> tuple[str, ...]:
@@ -91,10 +119,31 @@ def normalize(weights: list[Tensor]) -> None:
         w.mul_(math.sqrt(len(w)) / norm)
 
 
-def build_loss(config: Config) -> nn.Module:
-    """The loss to train with, of logits (N, K) and labels (N,)."""
-    loss: nn.Module = _layers(config).CrossEntropyLoss(label_smoothing=config.label_smoothing)
+def build_loss(config: Config, labels: Tensor) -> nn.Module:
+    """The loss to train with, of logits (N, K) and labels (N,): a sum over N.
+
+    Its mean is the sum by that of ``weights_of_classes`` over the labels, or by N without them.
+
+    Args:
+        config: which one.
+        labels: of all training images.
+    """
+    layers, weight = _layers(config), weights_of_classes(config, labels)
+    loss: nn.Module
+    if config.focal:
+        loss = scratch_layers.FocalLoss(weight, config.focal, reduction="sum")
+    else:
+        loss = layers.CrossEntropyLoss(
+            weight, label_smoothing=config.label_smoothing, reduction="sum"
+        )
     return loss
+
+
+def weights_of_classes(config: Config, labels: Tensor) -> Tensor | None:
+    """--class-weights (K,) for training images of these labels; None: all the same."""
+    if config.class_weights == "none":
+        return None
+    return class_weights(torch.bincount(labels), config.class_weights)
 
 
 def _layers(config: Config) -> ModuleType:
@@ -110,7 +159,9 @@ def build_optimizer(config: Config, model: nn.Module) -> Optimizer:
     module = scratch_optim if config.optim == "scratch" else torch.optim
     cls = getattr(module, CLASS_NAMES[config.optimizer])
     known = inspect.signature(cls).parameters
-    settings: dict[str, Any] = {"lr": config.lr, **SETTINGS.get(config.optimizer, {})}
+    settings: dict[str, Any] = {"lr": config.lr}
+    if config.optimizer == "muon":
+        settings["auxiliary"] = {"lr": config.auxiliary_lr, "weight_decay": 0.0}
     for name in ("momentum", "nesterov"):
         if name in known:
             settings[name] = getattr(config, name)
@@ -135,7 +186,7 @@ def build_optimizer(config: Config, model: nn.Module) -> Optimizer:
         optimizer: Optimizer = cls(groups, **settings)
     except (RuntimeError, ValueError) as error:
         raise UsageError(f"--optimizer {config.optimizer}: {error}") from error
-    return optimizer
+    return Lookahead(optimizer) if config.average == "lookahead" else optimizer
 
 
 def total_steps(config: Config, steps_per_epoch: int) -> int:
@@ -164,6 +215,13 @@ def build_schedule(config: Config, optimizer: Optimizer, steps_per_epoch: int) -
         return CURVES[config.schedule]((step - warmup) / (total - warmup), step / total)
 
     return LambdaLR(optimizer, factor)
+
+
+def build_plateau(config: Config, optimizer: Optimizer) -> ReduceLROnPlateau | None:
+    """What lowers the learning rate when the validation loss stays; to be told it each epoch."""
+    if config.schedule != "plateau":
+        return None
+    return ReduceLROnPlateau(optimizer, factor=0.1, patience=5)
 
 
 def clipping(config: Config) -> ModuleType:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from training import checkpoint
+from training.averaging import Average
 from training.checkpoint import Run, find, load, save, write_atomically
 from training.errors import UsageError
 
@@ -22,7 +23,8 @@ def make_run(width: int = 3, cls: type[torch.optim.Optimizer] = torch.optim.Adam
     model(torch.ones(1, 2)).sum().backward()
     optimizer.step()
     scheduler.step()
-    return Run(model, optimizer, scheduler, scaler, torch.Generator().manual_seed(1))
+    generator, average = torch.Generator().manual_seed(1), Average(model, "ema", 0.9)
+    return Run(model, optimizer, scheduler, scaler, generator, average)
 
 
 def files(folder: Path) -> dict[str, bytes]:

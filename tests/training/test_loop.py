@@ -13,12 +13,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from training import loop, options
-from training.checkpoint import load, save
+import scratch_layers
+from training import loop, options, recipes
+from training.averaging import Average
+from training.checkpoint import Run, load, save
 from training.data import load as load_data
 from training.errors import DivergedError, InterruptedRunError, UsageError
 from training.loop import permutation, train
-from training.options import BY_HAND_ONLY, OPTIMIZERS, SCHEDULES, make_config
+from training.options import BY_HAND_ONLY, OPTIMIZERS, SCHEDULES, Config, make_config
 
 pytestmark = pytest.mark.usefixtures("tiny")
 
@@ -36,6 +38,19 @@ def config(folder: Path, **given: Any):
 
 def resumed(folder: Path, **given: Any):
     return make_config(resume=str(folder), **given)
+
+
+def trainer_of(made: Config) -> loop.Trainer:
+    """What ``train`` makes before the first step."""
+    torch.manual_seed(made.seed)
+    data = loop.load_data()
+    model = recipes.build_model(made, len(data.classes), 1)
+    optimizer = recipes.build_optimizer(made, model)
+    schedule = recipes.build_schedule(made, optimizer, STEPS_PER_EPOCH)
+    average = Average(model, made.average, made.ema_decay)
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    run = Run(model, optimizer, schedule, scaler, torch.Generator().manual_seed(0), average)
+    return loop.Trainer(made, data, run, None)
 
 
 class at_step:  # noqa: N801
@@ -92,6 +107,13 @@ RECIPES = {
     "bfloat16": {"optimizer": "sgd", "amp": "bf16"},
     "clipped values": {"optimizer": "sgd", "clip_grad_value": 0.01},
     "clipped adaptively": {"optimizer": "sgd", "clip_grad_ratio": 0.01},
+    "ema": {"optimizer": "sgd", "average": "ema", "ema_decay": 0.9},
+    "swa": {"optimizer": "sgd", "average": "swa"},
+    "lookahead": {"optimizer": "adam", "average": "lookahead"},
+    "mixed": {"optimizer": "sgd", "mixup": 0.5, "cutmix": 0.5},
+    "accumulated": {"optimizer": "sgd", "accumulate": 3},
+    "trivial": {"optimizer": "sgd", "augment": ("trivial", "altflip")},
+    "imbalanced": {"optimizer": "sgd", "class_weights": "effective", "imbalance": 0.8},
 }
 RECIPES |= {
     f"schedule {name}": {"optimizer": "sgd", "schedule": name, "warmup": 0.5} for name in SCHEDULES
@@ -250,8 +272,8 @@ def test_training_metrics_are_those_of_the_batches(tmp_path, monkeypatch):
     seen = []
     build_loss = loop.recipes.build_loss
 
-    def noting(config):
-        loss = build_loss(config)
+    def noting(*args):
+        loss = build_loss(*args)
         assert loss.label_smoothing == 0.4
         loss.register_forward_hook(lambda _, args, y: seen.append((args[0].detach(), args[1])))
         return loss
@@ -365,6 +387,191 @@ def test_an_epoch_takes_every_image_at_most_once_and_changes_its_order():
     assert not torch.equal(first, second)
     assert torch.equal(first, permutation(100, 7, 0))
     assert not torch.equal(first, permutation(100, 8, 0))
+
+
+# -- the loss, the weights it leads to, and when to stop
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"label_smoothing": 0.1, "class_weights": "inverse"},
+        {"mixup": 1.0, "class_weights": "inverse"},
+        {"focal": 2.0, "layers": "scratch", "class_weights": "effective"},
+    ],
+    ids=["plain", "weighted", "mixed", "focal"],
+)
+def test_the_objective_is_the_mean_of_the_loss_and_parts_of_a_batch_add_up_to_it(tmp_path, given):
+    made = config(tmp_path, epochs=1, dropout=0.0, augment=(), **given)
+    trainer = trainer_of(made)
+    batch = trainer.batch(torch.arange(8))
+    logits = torch.randn(8, 3, generator=torch.Generator().manual_seed(0))
+    weight = recipes.weights_of_classes(made, trainer.data.train.labels)
+    if made.focal:
+        mean = scratch_layers.FocalLoss(weight, made.focal)
+    else:
+        mean = torch.nn.CrossEntropyLoss(weight, label_smoothing=made.label_smoothing)
+    expected = mean(logits, batch.labels)
+    if batch.others is not None:
+        # the weights of labels that are exchanged in pairs have the same sum
+        expected = batch.share * expected + (1 - batch.share) * mean(logits, batch.others)
+    close = {"rtol": 1e-6, "atol": 0.0}  # float32 sums of eight, in another order
+    torch.testing.assert_close(trainer.objective(logits, batch), expected, **close)
+    parts = batch.parts(3)
+    assert sum(len(part.labels) for part in parts) == 8
+    objectives = [
+        trainer.objective(rows, part)
+        for rows, part in zip(logits.split([3, 3, 2]), parts, strict=True)
+    ]
+    torch.testing.assert_close(sum(objectives), expected, **close)
+
+
+def test_gradients_of_parts_add_up_to_that_of_the_batch(tmp_path, monkeypatch):
+    """Without batch normalization, whose statistics are those of the part."""
+    monkeypatch.setattr(torch.nn, "BatchNorm2d", lambda n: torch.nn.Identity())
+    seen = {}
+    for count in (1, 3):
+        options = {"dropout": 0.0, "augment": (), "accumulate": count}
+        seen[count] = clipped(tmp_path / str(count), monkeypatch, "torch", **options)
+    for one, three in zip(seen[1], seen[3], strict=True):
+        for (_, w, g), (_, v, h) in zip(one, three, strict=True):
+            torch.testing.assert_close(v, w, rtol=1e-4, atol=1e-6)  # float32, over six steps
+            torch.testing.assert_close(h, g, rtol=1e-4, atol=1e-6)
+
+
+def weights_after_each_step(folder: Path, monkeypatch: pytest.MonkeyPatch, **given: Any) -> tuple:
+    """The result, the trainer, and what each step left in the model."""
+    seen, trainers, step = [], [], loop.Trainer.train_step
+
+    def note(self, *args, **kwargs):
+        step(self, *args, **kwargs)
+        seen.append({k: t.clone() for k, t in self.run.model.state_dict().items()})
+        trainers.append(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Trainer, "train_step", note)
+        result = train(config(folder, optimizer="sgd", **given))
+    return result, trainers[-1], seen
+
+
+def test_ema_is_what_is_validated_and_tested_and_the_run_goes_on_from_its_own_weights(
+    tmp_path, monkeypatch
+):
+    given = {"epochs": 2, "dropout": 0.0}
+    plain, _, seen = weights_after_each_step(tmp_path / "a", monkeypatch, **given)
+    given |= {"average": "ema", "ema_decay": 0.5}
+    result, trainer, same = weights_after_each_step(tmp_path / "b", monkeypatch, **given)
+    assert_same(seen, same)
+    w = tiny_initial(tmp_path / "c")
+    expected = {k: t.double() for k, t in w.items()}
+    for t, state in enumerate(seen, 1):
+        decay = min(0.5, (1 + t) / (10 + t))
+        for name in expected:
+            expected[name] += (1 - decay) * (state[name].double() - expected[name])
+    with trainer.run.average.in_place() as model:
+        for name, value in model.state_dict().items():
+            if value.is_floating_point():
+                # float32, over twelve steps
+                torch.testing.assert_close(value.double(), expected[name], rtol=1e-5, atol=1e-6)
+    assert trainer.evaluate(trainer.data.test).loss == result.test_loss != plain.test_loss
+
+
+def tiny_initial(folder: Path) -> dict[str, torch.Tensor]:
+    return {k: t.clone() for k, t in trainer_of(config(folder)).run.model.state_dict().items()}
+
+
+def test_swa_is_the_mean_of_the_last_quarters_epochs_with_statistics_measured_anew(
+    tmp_path, monkeypatch
+):
+    given = {"epochs": 8, "average": "swa", "dropout": 0.0}
+    _, trainer, seen = weights_after_each_step(tmp_path, monkeypatch, **given)
+    ends = [seen[6 * epoch - 1] for epoch in (7, 8)]
+    averages = trainer.run.average.mean.averages
+    for name in ("conv.weight", "fc.weight", "fc.bias", "bn.weight", "bn.bias"):
+        mean = (ends[0][name] + ends[1][name]) / 2
+        torch.testing.assert_close(averages[name], mean, rtol=1e-6, atol=1e-7)  # float32
+    x = trainer.prepare(trainer.data.train.images)
+    maps = F.conv2d(x, averages["conv.weight"], padding=1)
+    # float32; one batch
+    torch.testing.assert_close(
+        averages["bn.running_mean"], maps.mean((0, 2, 3)), rtol=1e-4, atol=1e-5
+    )
+    torch.testing.assert_close(
+        averages["bn.running_var"], maps.var((0, 2, 3)), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_lookahead_ends_on_the_slow_weights(tmp_path, monkeypatch):
+    given = {"epochs": 2, "average": "lookahead", "dropout": 0.0, "momentum": 0.0}
+    _, trainer, seen = weights_after_each_step(tmp_path, monkeypatch, **given)
+    assert trainer.run.optimizer.taken == 0
+    slow = tiny_initial(tmp_path / "c")["fc.weight"]
+    plain = given | {"average": "none"}
+    _, _, fast = weights_after_each_step(tmp_path / "d", monkeypatch, **plain)
+    assert torch.equal(seen[3]["fc.weight"], fast[3]["fc.weight"])  # four steps of its own
+    # and half of the way after the fifth, to the rounding of float32
+    half = (slow + fast[4]["fc.weight"]) / 2
+    torch.testing.assert_close(seen[4]["fc.weight"], half, rtol=1e-6, atol=1e-7)
+
+
+def test_a_run_out_of_patience_stops_and_goes_back_to_the_best(tmp_path, monkeypatch):
+    accuracies = iter([0.2, 0.6, 0.5, 0.6, 0.1, 0.3, 0.2, 0.9])
+    evaluate = loop.Trainer.evaluate
+
+    def rated(self, split, *args, **kwargs):
+        measured = evaluate(self, split, *args, **kwargs)
+        if split is self.data.validation and not finished:
+            return dataclasses.replace(measured, accuracy=next(accuracies))
+        return measured
+
+    finished, best = [], []
+    back = loop.Trainer.go_back_to_the_best
+
+    def go_back(self):
+        finished.append(True)
+        back(self)
+        best.append({k: t.clone() for k, t in self.run.model.state_dict().items()})
+
+    monkeypatch.setattr(loop.Trainer, "evaluate", rated)
+    monkeypatch.setattr(loop.Trainer, "go_back_to_the_best", go_back)
+    result = train(config(tmp_path, epochs=8, patience=3, schedule="none"))
+    assert [row["epoch"] for row in result.history] == [1, 2, 3, 4, 5, 6, 7]
+    assert result.best_epoch == 4  # of equals the later one
+    assert_same(best[0], dict(load(tmp_path / "best.pt")["model"]))
+    assert not torch.equal(best[0]["fc.weight"], load(tmp_path / "last.pt")["model"]["fc.weight"])
+    again = train(resumed(tmp_path))
+    assert (again.epochs, again.test_loss) == (7, result.test_loss)
+
+
+def test_learning_rate_falls_when_the_validation_loss_stays(tmp_path, monkeypatch):
+    losses = iter([3.0, 2.0, 2.0, 2.0, 2.0, 2.0, 2.0, 2.0, 1.0, 1.0])
+    evaluate, rates = loop.Trainer.evaluate, []
+
+    def rated(self, split, *args, **kwargs):
+        measured = evaluate(self, split, *args, **kwargs)
+        if split is self.data.validation and len(rates) < 10:
+            rates.append(self.run.optimizer.param_groups[0]["lr"])
+            return dataclasses.replace(measured, loss=next(losses))
+        return measured
+
+    monkeypatch.setattr(loop.Trainer, "evaluate", rated)
+    train(config(tmp_path, epochs=10, schedule="plateau", optimizer="sgd", lr=0.1, warmup=1.0))
+    assert rates == pytest.approx([0.1] * 8 + [0.01] * 2)
+
+
+def test_plateau_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
+    given = {"schedule": "plateau", "optimizer": "sgd", "lr": 1e-6, "epochs": 12}
+    train(config(tmp_path / "whole", **given))
+    with monkeypatch.context() as patch:
+        at_step(patch, 40, interrupt)
+        with pytest.raises(InterruptedRunError):
+            train(config(tmp_path / "parts", **given))
+    train(resumed(tmp_path / "parts"))
+    whole, parts = (load(tmp_path / name / "last.pt") for name in ("whole", "parts"))
+    assert whole["plateau"]["last_epoch"] == 12
+    assert whole["optimizer"]["param_groups"][0]["lr"] == pytest.approx(1e-7)
+    assert_same(whole, parts)
 
 
 # -- what goes wrong

@@ -82,7 +82,7 @@ BY_HAND = {  # with 20 steps of warm-up, what follows it in the remaining 80
 }
 
 
-@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("name", [name for name in SCHEDULES if name != "plateau"])
 def test_after_the_warmup_schedules_are_the_classes_of_the_library(name):
     cls, options = BY_HAND[name]
     expected = reference(cls, 80, scratch_optim.lr_scheduler, **options)
@@ -97,6 +97,7 @@ ENDS = {  # of 100 steps, 20 of which are the warm-up: the first, the highest, h
     "step": (0.05, 1.0, 0.1, 0.01),
     "wsd": (0.05, 1.0, 1.0, 0.0318),
     "inverse-time": (0.05, 1.0, 0.2286, 0.1011),
+    "plateau": (0.05, 1.0, 1.0, 1.0),  # as long as nobody says how the validation goes
     "none": (0.05, 1.0, 1.0, 1.0),
 }
 

@@ -1,0 +1,115 @@
+"""Several processes that train one network, as ``torchrun`` starts them.
+
+Each has all images, takes its part of every batch, and after the step the same weights as the
+others. What is drawn is drawn for the whole batch by everyone (:mod:`training.dice`), the parts
+together are the batch of one process, and no image is counted twice or padded: the run is that of
+one process, up to the rounding of sums in another order.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class World:
+    """Who takes part. By default one process, for which everything here does nothing."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0  # on this machine
+
+    @property
+    def first(self) -> bool:
+        """Whether this process is the one that writes and prints."""
+        return self.rank == 0
+
+    def device(self, kind: str) -> torch.device:
+        """This process's device of a kind, ``"cpu"`` or ``"cuda"``."""
+        return torch.device(kind, self.local_rank) if kind == "cuda" else torch.device(kind)
+
+    def part(self, n: int) -> Tensor:
+        """Positions, out of n, that are this process's: (about n / size,) int64, ascending.
+
+        The position i and its partner n - 1 - i, with which it may be mixed, are in one part.
+        """
+        i = torch.arange(n)
+        return i[torch.minimum(i, n - 1 - i) % self.size == self.rank]
+
+    def total(self, x: Tensor) -> Tensor:
+        """The sum of x over all processes, in place."""
+        if self.size > 1:
+            dist.all_reduce(x)
+        return x
+
+    def any(self, true: bool, device: torch.device) -> bool:
+        """Whether it is true in any process."""
+        if self.size == 1:
+            return true
+        return bool(self.total(torch.tensor(float(true), device=device)).item())
+
+    def like_the_first(self, tensors: Iterable[Tensor]) -> None:
+        """Overwrite them with those of the first process."""
+        if self.size > 1:
+            for tensor in tensors:
+                dist.broadcast(tensor, 0)
+
+    def gathered(self, value: T) -> list[T]:
+        """The values of all processes, in the order of their ranks."""
+        values: list[Any] = [value] * self.size
+        if self.size > 1:
+            dist.all_gather_object(values, value)
+        return values
+
+    def same(self, make: Callable[[], T]) -> T:
+        """What ``make`` returns or raises in the first process, in each of them."""
+        if self.size == 1:
+            return make()
+        box: list[Any] = [None, None]
+        if self.first:
+            try:
+                box[0] = make()
+            except (Exception, SystemExit) as error:
+                box[1] = error
+        dist.broadcast_object_list(box)
+        if box[1] is not None:
+            raise box[1]
+        value: T = box[0]
+        return value
+
+    def in_turn(self, do: Callable[[], T]) -> T:
+        """Let the first process do it before the others, who may then find it done."""
+        if self.size > 1 and not self.first:
+            dist.barrier()
+        done = do()
+        if self.size > 1 and self.first:
+            dist.barrier()
+        return done
+
+
+@contextmanager
+def world() -> Iterator[World]:
+    """Join the other processes, if ``torchrun`` has started any, and leave them at the end."""
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        yield World()
+        return
+    here = World(int(os.environ["RANK"]), size, int(os.environ["LOCAL_RANK"]))
+    cuda = torch.cuda.is_available()
+    if cuda:
+        torch.cuda.set_device(here.local_rank)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
+    try:
+        yield here
+    finally:
+        dist.destroy_process_group()
