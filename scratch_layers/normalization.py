@@ -226,7 +226,10 @@ class NormalizationFunction(Function):
     def forward(*inputs: Any) -> tuple[Tensor, Tensor]:
         """Equations: :func:`forward`."""
         y, statistics, *_ = kernels.run(forward, *inputs)
-        return y, statistics
+        # y is a view of what was computed in the shape of the sets, and a view that a node gives
+        # beside another output cannot be overwritten, as the ReLU(inplace=True) after it does.
+        # This is no view, and no copy.
+        return torch.ops.aten._unsafe_view(y, y.shape), statistics
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:

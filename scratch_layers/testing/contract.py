@@ -71,6 +71,31 @@ def keeps_its_inputs(subject: Subject, case: Case) -> None:
 
 
 @every_case
+def its_output_may_be_overwritten(subject: Subject, case: Case) -> None:
+    """What follows may work in place, as ReLU(inplace=True) does: doubling the output in place
+    doubles the gradients, or, where the layer keeps its output, backward says that it was changed.
+    """
+    for training in (True, False):
+        layer = subject.make(case).train(training)
+        plain, doubled = (leaves(case, subject.draw(case)) for _ in range(2))
+        y = seeded(layer, *[x * 1 if x.is_floating_point() else x for x in plain])
+        if not y.requires_grad:
+            skip("the output has no gradient")
+        (2 * y).sum().backward()
+        y = seeded(layer, *[x * 1 if x.is_floating_point() else x for x in doubled])
+        y.mul_(2)
+        try:
+            y.sum().backward()
+        except RuntimeError as error:
+            assert "modified by an inplace operation" in str(error), error
+            continue
+        for i, (x, twice) in enumerate(zip(plain, doubled, strict=True)):
+            if x.grad is not None:
+                # doubling is exact
+                assert_same_bits(twice.grad, x.grad, f"the gradient of input {i} ({training=})")
+
+
+@every_case
 def evaluation_changes_nothing(subject: Subject, case: Case) -> None:
     """In evaluation neither parameters, buffers nor the random number generator change, and a
     second call gives the bits of the first.
