@@ -21,6 +21,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from scratch_optim.lr_scheduler import ReduceLROnPlateau
 from training.averaging import Average
+from training.distributed import like, whole
 from training.errors import UsageError
 
 FORMAT = "scratch-torch checkpoint 1"
@@ -134,16 +135,17 @@ class Run:
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next step depends on, the global random number generators included.
 
+        Tensors that are sharded over processes are put together, for which all of them call this.
         The order of the images needs no entry: it is a function of the seed and the epoch. Python's
         and NumPy's global generators are not used by the training.
         """
         cuda = self.generator.device.type == "cuda"
         return {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "model": whole(self.model.state_dict()),
+            "optimizer": whole(self.optimizer.state_dict()),
             "scheduler": self.scheduler.state_dict(),
             "scaler": self.scaler.state_dict(),
-            "average": self.average.state_dict(),
+            "average": whole(self.average.state_dict()),
             "plateau": self.plateau.state_dict() if self.plateau else {},
             "random": {
                 "torch": torch.get_rng_state(),
@@ -177,9 +179,9 @@ class Run:
                     f"{source} is of another model: {name} has the shape {shapes.get(name)} there "
                     f"and {own.get(name)} here. Give the --model it was made with."
                 )
-        self.model.load_state_dict(state["model"])
+        self.load_weights(state)
         try:
-            self.optimizer.load_state_dict(parts[0])
+            self.optimizer.load_state_dict(self._sharded(parts[0]))
         except (ValueError, KeyError, TypeError) as error:
             raise UsageError(
                 f"{source} is of another optimizer ({error}). Give the --optimizer it was "
@@ -188,8 +190,6 @@ class Run:
         self.scheduler.load_state_dict(parts[1])
         if self.scaler.is_enabled() and parts[2]:
             self.scaler.load_state_dict(parts[2])
-        if state.get("average"):
-            self.average.load_state_dict(state["average"])
         if self.plateau and state.get("plateau"):
             self.plateau.load_state_dict(state["plateau"])
         torch.set_rng_state(random["torch"])
@@ -199,3 +199,20 @@ class Run:
                 torch.cuda.set_rng_state(random["cuda"])
         for name, value in numbers.items():
             setattr(self, name, value)
+
+    def load_weights(self, state: dict[str, Any]) -> None:
+        """Set the weights, and their mean, to those of a state of this model."""
+        own = self.model.state_dict()
+        self.model.load_state_dict({k: like(x, own[k]) for k, x in state["model"].items()})
+        if state.get("average"):
+            means = {k: like(x, own[k]) for k, x in state["average"]["averages"].items()}
+            self.average.load_state_dict(state["average"] | {"averages": means})
+
+    def _sharded(self, state: dict[str, Any]) -> dict[str, Any]:
+        """The state of an optimizer of whole tensors as the parameters here are sharded."""
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        entries = {
+            i: {name: like(x, parameters[i]) for name, x in entry.items()}
+            for i, entry in state["state"].items()
+        }
+        return state | {"state": entries}

@@ -16,7 +16,11 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils._pytree import tree_map
 
 T = TypeVar("T")
 
@@ -95,6 +99,43 @@ class World:
         if self.size > 1 and self.first:
             dist.barrier()
         return done
+
+
+def shard(model: nn.Module) -> None:
+    """Let each process hold a part of every parameter, and fetch the rest when a child runs.
+
+    The model is changed in place, its parameters are replaced.
+    """
+    for child in model.children():
+        if next(child.parameters(), None) is not None:
+            fully_shard(child)
+    fully_shard(model)
+
+
+def whole(state: T) -> T:
+    """The same nest of dicts and lists with whole tensors for sharded ones. For all processes."""
+    made: T = tree_map(lambda x: x.full_tensor() if isinstance(x, DTensor) else x, state)
+    return made
+
+
+def like(value: Any, own: Any) -> Any:
+    """``value``, or if it is a whole tensor and ``own`` a sharded one of its shape, its shards."""
+    if isinstance(own, DTensor) and isinstance(value, Tensor) and value.shape == own.shape:
+        return distribute_tensor(value.to(own.device), own.device_mesh, own.placements)
+    return value
+
+
+@contextmanager
+def exchange(network: nn.Module, true: bool) -> Iterator[None]:
+    """Within it, whether a backward pass adds up the gradients of all processes."""
+    if isinstance(network, FSDPModule):
+        network.set_requires_gradient_sync(true)
+        yield
+    elif isinstance(network, DistributedDataParallel) and not true:
+        with network.no_sync():
+            yield
+    else:
+        yield
 
 
 @contextmanager

@@ -9,7 +9,6 @@ import threading
 import time
 import warnings
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -18,7 +17,6 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from scratch_optim.clip_grad import adaptive_clip_grad_
@@ -30,7 +28,7 @@ from training.checkpoint import Run
 from training.data import Data, Split
 from training.data import load as load_data
 from training.dice import Dice
-from training.distributed import World
+from training.distributed import World, exchange, whole
 from training.errors import DivergedError, InterruptedRunError, UsageError
 from training.options import CLIPS, Config
 from training.result import Result, versions
@@ -88,6 +86,7 @@ def train(config: Config, watch: Watch | None = None, world: World = ALONE) -> R
     if not config.resume:
         recipes.fit_to_images(model, data)
     fitting_seconds = time.perf_counter() - begun
+    network = recipes.spread(config, model, world)
     if world.rank:  # other dropout masks than in the first process
         torch.manual_seed((config.seed << 20) + world.rank)
     optimizer = recipes.build_optimizer(config, model)
@@ -101,12 +100,6 @@ def train(config: Config, watch: Watch | None = None, world: World = ALONE) -> R
         train_seconds=fitting_seconds,
     )
     run.plateau = recipes.build_plateau(config, optimizer)
-    network: nn.Module = model
-    if world.size > 1:
-        ids = [device.index] if device.type == "cuda" else None
-        network = DistributedDataParallel(model, device_ids=ids)
-        # DistributedDataParallel refuses a SyncBatchNorm on a CPU, but does not notice it later
-        recipes.synchronize(config, model, world)
     if config.resume:
         _resume(run, Path(config.resume), data, world)
     if config.compile:  # in place, so that the names in the state stay as they are
@@ -283,9 +276,7 @@ class Trainer:
     def go_back_to_the_best(self) -> None:
         """Load the weights of the epoch with the best validation accuracy."""
         best = checkpoint.load(self.folder / "best.pt")
-        self.run.model.load_state_dict(best["model"])
-        if best.get("average"):
-            self.run.average.load_state_dict(best["average"])
+        self.run.load_weights(best)
 
     def train_epoch(self, stop: StopSignal) -> None:
         """The steps that the present epoch still lacks; the last one may be a part of an epoch."""
@@ -391,7 +382,7 @@ class Trainer:
         seen = []
         parts = batch.parts(config.accumulate)
         for i, part in enumerate(parts):
-            with self._exchange(i + 1 == len(parts)):
+            with exchange(self.network, i + 1 == len(parts)):
                 with self.precision:
                     logits = self.network(self.prepare(part.images, pixels))
                     loss = self.objective(logits, part)
@@ -401,7 +392,9 @@ class Trainer:
         parameters = [p for p in run.model.parameters() if p.grad is not None]
         if measure or self.clips:
             run.scaler.unscale_(run.optimizer)
-            norm = self.norms.get_total_norm([p.grad for p in parameters if p.grad is not None])
+            norm = whole(
+                self.norms.get_total_norm([p.grad for p in parameters if p.grad is not None])
+            )
             if config.clip_grad_norm:
                 self.norms.clip_grads_with_norm_(parameters, config.clip_grad_norm, norm)
             elif config.clip_grad_value:
@@ -415,7 +408,7 @@ class Trainer:
         if measure:
             changes = [p.detach() - b for p, b in zip(parameters, before, strict=True)]
             ratio = self.norms.get_total_norm(changes) / self.norms.get_total_norm(before)
-            self.measures = {"gradient_norm": norm, "update_to_weight_ratio": ratio}
+            self.measures = {"gradient_norm": norm, "update_to_weight_ratio": whole(ratio)}
             names = recipes.group_names(run.optimizer)
             for group, name in zip(run.optimizer.param_groups, names, strict=True):
                 self.measures[f"learning_rate/{name}"] = torch.as_tensor(group["lr"])
@@ -430,12 +423,6 @@ class Trainer:
         # without label smoothing, to be compared with the validation loss
         plain = F.cross_entropy(logits, batch.labels, reduction="sum") / config.batch_size
         self.window.append(torch.stack([plain, (logits.argmax(1) == batch.labels).sum()]))
-
-    def _exchange(self, true: bool) -> AbstractContextManager[object]:
-        """Within it, whether a backward pass adds up the gradients of all processes."""
-        if true or not isinstance(self.network, DistributedDataParallel):
-            return nullcontext()
-        return self.network.no_sync()
 
     def prepare(self, images: Tensor, pixels: int | None = None) -> Tensor:
         """uint8 (N, C, H, W) -> float32 of the training images' mean 0 and deviation 1.
@@ -514,7 +501,7 @@ class Trainer:
         if self.board:
             if measured:
                 self._show(self.board, measured)
-            elif run.steps == self.total_steps:
+            elif run.steps == self.total_steps and not config.fsdp:
                 self.board.histograms(run.model, run.steps)
         if best:
             self.save("best.pt")
@@ -537,7 +524,8 @@ class Trainer:
             values[f"validation_class/{name}"] = value
         board.scalars(values, run.steps)
         if run.steps == self.total_steps or (every and run.epoch % every == 0):
-            board.histograms(run.model, run.steps)
+            if not self.config.fsdp:  # of which one process has a part only
+                board.histograms(run.model, run.steps)
             board.predictions(
                 "validation",
                 measured.logits,
@@ -562,7 +550,9 @@ class Trainer:
         together = torch.zeros(len(split), len(self.data.classes), device=self.device)
         self.run.model.eval()
         with self.run.average.in_place() as model:
-            for rows in own.split(batch_size):
+            # as many batches in each process: with --fsdp they run the network together
+            count = math.ceil(len(split) / (batch_size * self.world.size))
+            for rows in own.tensor_split(count):
                 images = split.images[rows]
                 with self.precision:
                     seen = six_views(images) if views else [(images, 1.0)]
@@ -579,9 +569,10 @@ class Trainer:
         Raises:
             DivergedError: a weight or a running statistic is not finite.
         """
+        state = self.run.state_dict()
         finite = {
             key: tensor.isfinite().all()
-            for key, tensor in self.run.model.state_dict().items()
+            for key, tensor in state["model"].items()
             if tensor.is_floating_point()
         }
         if not torch.stack(list(finite.values())).all():
@@ -595,7 +586,7 @@ class Trainer:
             "ranks": self.world.gathered(torch.get_rng_state()),
         }
         if self.world.first:
-            checkpoint.save(self.folder / name, self.run.state_dict() | extra)
+            checkpoint.save(self.folder / name, state | extra)
 
     def _diverged(self, what: str, step: int) -> DivergedError:
         kept = self.folder / "last.pt"

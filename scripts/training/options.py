@@ -27,6 +27,12 @@ from training.presets import PRESETS
 DATASETS = ("digits", "cifar10")
 CLASS_WEIGHTS = ("none", "inverse", "effective")
 MODELS = resnet.MODELS | airnet.MODELS
+ACTIVATIONS = (
+    "ReLU", "LeakyReLU", "PReLU", "ELU", "SELU", "CELU", "GELU", "SiLU", "Mish", "Hardswish",
+    "Softplus", "Tanh", "Sigmoid",
+)  # fmt: skip
+"""Names of classes in both libraries."""
+NORMS = ("batch", "group", "layer", "instance", "none")
 SCHEDULES = {
     "onecycle": "",
     "cosine": "to 0",
@@ -40,8 +46,9 @@ SCHEDULES = {
 
 # What is used where nothing is given: always, for the data set, and for the optimizer.
 ALWAYS: dict[str, Any] = {
-    "data_dir": None, "model": "resnet20", "dropout": 0.0, "layers": "scratch",
-    "kernels": "eager", "fused_layers": False, "optim": "scratch", "fused": None, "foreach": None,
+    "data_dir": None, "model": "resnet20", "activation": None, "norm": "batch", "dropout": 0.0,
+    "layers": "scratch", "kernels": "eager", "fused_layers": False,
+    "optim": "scratch", "fused": None, "foreach": None,
     "weight_decay": 0.0, "momentum": 0.0, "nesterov": False,
     "clip_grad_norm": 0.0, "clip_grad_value": 0.0, "clip_grad_ratio": 0.0,
     "schedule": "onecycle", "label_smoothing": 0.0, "seed": 0,
@@ -49,7 +56,8 @@ ALWAYS: dict[str, Any] = {
     "checkpoint_every": 0, "resume": None, "tensorboard": True, "log_every": 20,
     "pictures_every": 5, "quiet": False,
     "preset": None, "budget": 0.0, "resolutions": (), "padding": 0, "holdout": True, "tta": False,
-    "normalize_weights": False, "muon_head": True, "auxiliary_lr": 3e-3, "whitening_bias": True,
+    "normalize_weights": False, "bias_lr": 1.0, "muon_head": True, "auxiliary_lr": 3e-3,
+    "whitening_bias": True,
     "mixup": 0.0, "cutmix": 0.0, "imbalance": 1.0, "class_weights": "none", "focal": 0.0,
     "average": "none", "ema_decay": 0.999, "accumulate": 1, "patience": 0,
     "sync_batchnorm": None, "fsdp": False,
@@ -86,8 +94,9 @@ BY_HAND_ONLY = ("momentum", "lion", "lars", "lamb", "muon")  # torch's Muon take
 CLIPS = ("clip_grad_norm", "clip_grad_value", "clip_grad_ratio")
 NEWER = (
     "clip_grad_value", "clip_grad_ratio", "fused_layers", "preset", "budget", "resolutions",
-    "padding", "holdout", "tta", "normalize_weights", "muon_head", "auxiliary_lr",
-    "whitening_bias", "mixup", "cutmix", "imbalance", "class_weights", "focal", "average",
+    "padding", "activation", "norm", "holdout", "tta", "normalize_weights", "bias_lr",
+    "muon_head", "auxiliary_lr", "whitening_bias", "mixup", "cutmix", "imbalance",
+    "class_weights", "focal", "average",
     "ema_decay", "accumulate", "patience", "sync_batchnorm", "fsdp",
 )  # fmt: skip
 """Not in older checkpoints, which mean the default."""
@@ -112,6 +121,8 @@ class Config:
     tta: bool  # the mean over six views at the end
 
     model: str
+    activation: str | None  # name of its class; None: the model's own
+    norm: str  # of NORMS
     dropout: float  # probability, before the classifier
     layers: str  # scratch or torch
     kernels: str  # eager or compiled, of the scratch layers
@@ -124,6 +135,7 @@ class Config:
     nesterov: bool
     weight_decay: float
     normalize_weights: bool  # filters have a mean square length of 1 before every step
+    bias_lr: float  # of biases and normalizations, times that of the weights
     muon_head: bool  # the classifier is Muon's; otherwise AdamW's
     auxiliary_lr: float  # of AdamW beside Muon, peak, per step
     whitening_bias: bool  # the biases of the whitening layer learn
@@ -217,7 +229,12 @@ def make_config(**given: Any) -> Config:
         optimizer = given.get("optimizer", usual)
         _one_of("optimizer", optimizer, OPTIMIZERS)
         if recipe and optimizer != usual:  # its rates are for its own optimizer
-            own = {"muon_head", *(key for options in BY_OPTIMIZER.values() for key in options)}
+            own = {
+                "muon_head",
+                "auxiliary_lr",
+                "bias_lr",
+                *(key for options in BY_OPTIMIZER.values() for key in options),
+            }
             recipe = {key: value for key, value in recipe.items() if key not in own}
         values = ALWAYS | BY_DATASET[dataset] | BY_OPTIMIZER[optimizer] | recipe | given
         values |= {"dataset": dataset, "optimizer": optimizer}
@@ -255,9 +272,11 @@ def _read_config(source: Path) -> dict[str, Any]:
 
 
 def _multiplies_bf16() -> bool:
-    """Whether this processor has instructions that multiply bfloat16."""
-    known = torch.backends.cpu.get_cpu_capability() != "DEFAULT"
-    return known and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    """Whether this processor has instructions that multiply bfloat16.
+
+    oneDNN computes with it on others too, ten times slower than with float32.
+    """
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def _option(name: str) -> str:
@@ -289,8 +308,11 @@ def _check(c: Config) -> None:
         "model": tuple(MODELS), "layers": ("scratch", "torch"), "optim": ("scratch", "torch"),
         "kernels": ("eager", "compiled"), "schedule": SCHEDULES, "device": ("cpu", "cuda"),
         "amp": ("off", "bf16", "fp16"), "average": AVERAGES, "class_weights": CLASS_WEIGHTS,
+        "norm": NORMS,
     }.items():  # fmt: skip
         _one_of(name, getattr(c, name), choices)
+    if c.activation is not None:
+        _one_of("activation", c.activation, ACTIVATIONS)
     for choice in c.augment:
         _one_of("augment", choice, ("none", *AUGMENTATIONS))
 
@@ -298,7 +320,7 @@ def _check(c: Config) -> None:
         if not true:
             raise UsageError(f"{_option(name)} {getattr(c, name)}: {remedy}")
 
-    for name in ("lr", "auxiliary_lr"):
+    for name in ("lr", "bias_lr", "auxiliary_lr"):
         value = getattr(c, name)
         refuse_unless(value > 0 and math.isfinite(value), name, "give a finite number above 0.")
     for name in ("weight_decay", "warmup", "budget", "mixup", "cutmix", "focal", *CLIPS):
@@ -346,6 +368,7 @@ def _check(c: Config) -> None:
         f"{c.optimizer} has no part of Muon. Leave it out, or use --optimizer muon.",
     )
     for name, used, remedy in (
+        ("bias_lr", c.optimizer != "muon", "Beside muon it is --auxiliary-lr."),
         ("auxiliary_lr", c.optimizer == "muon", "Only --optimizer muon has AdamW beside it."),
         ("whitening_bias", c.model in airnet.MODELS, f"{c.model} has no whitening layer."),
         ("ema_decay", c.average == "ema", "Only --average ema has a decay."),
@@ -357,6 +380,16 @@ def _check(c: Config) -> None:
         "model",
         "it needs images of 9x9 pixels, and the digits have 8x8. Use --dataset cifar10, or a "
         "resnet.",
+    )
+    refuse_unless(
+        c.norm == "batch" or (c.model not in airnet.MODELS and not c.fused_layers),
+        "norm",
+        "an airnet and --fused-layers have batch normalization. Leave one of them out.",
+    )
+    refuse_unless(
+        c.activation in (None, "ReLU") or not c.fused_layers,
+        "activation",
+        "--fused-layers have ReLU. Leave one of them out.",
     )
     refuse_unless(
         c.model not in airnet.MODELS or not c.fused_layers,
@@ -560,6 +593,18 @@ def parser() -> argparse.ArgumentParser:
         "--model", choices=MODELS, metavar="NAME", help=f"{', '.join(MODELS)} (default: resnet20)"
     )
     g.add_argument(
+        "--activation",
+        choices=ACTIVATIONS,
+        metavar="NAME",
+        help=f"{', '.join(ACTIVATIONS)} (default: the network's own)",
+    )
+    g.add_argument(
+        "--norm",
+        choices=NORMS,
+        help="normalization: batch, group (of 8 channels), layer (all channels and pixels of an "
+        "image), instance, or none (default: batch)",
+    )
+    g.add_argument(
         "--dropout", type=float, metavar="P", help="probability before the classifier (default: 0)"
     )
     g.add_argument(
@@ -617,6 +662,12 @@ def parser() -> argparse.ArgumentParser:
         metavar="WD",
         help="of weights, not of biases and normalizations (default: "
         f"{_listed('weight_decay')}; rprop has none)",
+    )
+    g.add_argument(
+        "--bias-lr",
+        type=float,
+        metavar="FACTOR",
+        help="learning rate of biases and normalizations, times that of the weights (default: 1)",
     )
     g.add_argument(
         "--normalize-weights",
@@ -772,8 +823,8 @@ def parser() -> argparse.ArgumentParser:
     g.add_argument(
         "--fsdp",
         action="store_true",
-        help="under torchrun, let each process hold only a part of weights and state "
-        "(default: off)",
+        help="under torchrun, let each process hold only a part of weights and state, of which "
+        "TensorBoard then has no histograms (default: off)",
     )
 
     g = p.add_argument_group("records")

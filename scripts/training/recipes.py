@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 import scratch_layers
@@ -19,6 +20,7 @@ from scratch_layers.imbalance import class_weights
 from scratch_layers.regularization import decay_groups
 from scratch_optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 from scratch_optim.swa_utils import Lookahead
+from training import distributed
 from training.data import Data
 from training.distributed import World
 from training.errors import UsageError
@@ -48,12 +50,43 @@ CURVES: dict[str, Callable[[float, float], float]] = {
 }
 
 
+NORMALIZATIONS: dict[str, Callable[[Any, int], nn.Module]] = {
+    "group": lambda layers, c: layers.GroupNorm(c // math.gcd(c, 8), c),
+    "layer": lambda layers, c: layers.GroupNorm(1, c),
+    "instance": lambda layers, c: layers.InstanceNorm2d(c, affine=True),
+    "none": lambda layers, c: nn.Identity(),
+}
+"""What stands for batch normalization, of a namespace and for so many channels."""
+
+
+class Normalized:
+    """A namespace of layers whose batch normalization is something else.
+
+    Args:
+        layers: the namespace.
+        norm: makes that, of the namespace and a number of channels.
+    """
+
+    def __init__(self, layers: ModuleType, norm: Callable[[Any, int], nn.Module]) -> None:
+        self.layers, self.norm = layers, norm
+
+    def BatchNorm2d(self, channels: int) -> nn.Module:  # noqa: N802
+        """What stands for it."""
+        return self.norm(self.layers, channels)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.layers, name)
+
+
 def build_model(config: Config, num_classes: int, in_channels: int) -> nn.Module:
     """The network, on the CPU; its initial weights come from torch's global generator."""
     if config.layers == "scratch":
         scratch_layers.compile_kernels(config.kernels == "compiled")
+    layers, norm = _layers(config), NORMALIZATIONS.get(config.norm)
+    own = {} if config.activation is None else {"activation": config.activation}
     model = MODELS[config.model](
-        _layers(config),
+        layers if norm is None else Normalized(layers, norm),
+        **own,
         num_classes=num_classes,
         in_channels=in_channels,
         dropout=config.dropout,
@@ -64,26 +97,47 @@ def build_model(config: Config, num_classes: int, in_channels: int) -> nn.Module
     return model
 
 
-def synchronize(config: Config, model: nn.Module, world: World) -> None:
-    """Let batch normalizations take the statistics of all processes, where --sync-batchnorm says.
+def spread(config: Config, model: nn.Module, world: World) -> nn.Module:
+    """What to call in place of the model, so that all processes train it.
 
-    The model is changed in place; its parameters and buffers stay the same objects.
-
-    PyTorch's own can do so on CUDA devices only.
+    Its parameters are replaced with --fsdp; otherwise they and the buffers stay the same objects.
 
     Raises:
-        UsageError: they cannot.
+        UsageError: --sync-batchnorm or --fsdp cannot be.
+    """
+    if world.size == 1:
+        if config.fsdp:
+            raise UsageError(
+                "--fsdp: there is one process only, which holds everything. Start several by "
+                "torchrun, or leave it out."
+            )
+        return model
+    if config.fsdp:
+        _synchronize(config, model)
+        distributed.shard(model)
+        return model
+    device = next(model.parameters()).device
+    ids = [device.index] if device.type == "cuda" else None
+    network = DistributedDataParallel(model, device_ids=ids)
+    # DistributedDataParallel refuses a SyncBatchNorm on a CPU, but does not notice it later
+    _synchronize(config, model)
+    return network
+
+
+def _synchronize(config: Config, model: nn.Module) -> None:
+    """Let batch normalizations take the statistics of all processes, where --sync-batchnorm says.
+
+    PyTorch's own can do so on CUDA devices only.
     """
     can = config.layers == "scratch" or config.device == "cuda"
     wanted = can if config.sync_batchnorm is None else config.sync_batchnorm
-    if world.size == 1 or not wanted:
-        return
-    if not can:
+    if not can and wanted:
         raise UsageError(
             "--sync-batchnorm: PyTorch's own works on CUDA devices only. Use --layers scratch, or "
             "--no-sync-batchnorm."
         )
-    _layers(config).SyncBatchNorm.convert_sync_batchnorm(model)
+    if wanted:
+        _layers(config).SyncBatchNorm.convert_sync_batchnorm(model)
 
 
 def group_names(optimizer: Optimizer) -> tuple[str, ...]:
@@ -179,6 +233,8 @@ def build_optimizer(config: Config, model: nn.Module) -> Optimizer:
         head = model.get_parameter("fc.weight")
         groups[0]["params"] = [p for p in groups[0]["params"] if p is not head]
         groups.append({"params": [head], "use_muon": False})
+    if config.bias_lr != 1:
+        groups[1]["lr"] = config.lr * config.bias_lr
     if "weight_decay" not in known:
         for group in groups:
             del group["weight_decay"]

@@ -124,6 +124,33 @@ def test_a_checkpoint_goes_on_with_another_number_of_processes(whole, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "muon"])
+def test_sharded_processes_end_with_the_weights_of_one(tmp_path, optimizer):
+    """And go on from each other's checkpoints, sharded or not."""
+    options = [*OPTIONS, "--optimizer", optimizer, "--average", "none", "--checkpoint-every", "7"]
+    one, two = str(tmp_path / "one"), str(tmp_path / "two")
+    (done,) = run(IN_FLOAT64, 1, *options, "--log-dir", one)
+    assert done.returncode == 0, done.stderr
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STOP_AFTER", "8")
+        done = run(IN_FLOAT64, 2, *options, "--fsdp", "--log-every", "1", "--log-dir", two)
+    assert done[0].returncode == 130, done[0].stderr
+    done = run(IN_FLOAT64, 2, "--resume", two, "--fsdp", "--quiet")
+    assert done[0].returncode == 0, done[0].stderr
+    one, two = (load(tmp_path / name / "last.pt") for name in ("one", "two"))
+    # float64; Adam's quotient lets rounding grow most, Muon multiplies in bfloat16
+    assert distance(one["model"], two["model"]) < (1e-2 if optimizer == "muon" else 1e-6)
+    assert results(tmp_path / "one")["test_accuracy"] == results(tmp_path / "two")["test_accuracy"]
+
+
+def test_one_process_cannot_be_sharded(tmp_path):
+    (done,) = run(SCRIPT, 1, "--fsdp", "--log-dir", str(tmp_path / "a"))
+    assert done.returncode == 2
+    assert "--fsdp: there is one process only" in done.stderr
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.slow
 def test_torchrun_starts_it(tmp_path):
     command = [
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",

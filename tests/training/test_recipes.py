@@ -6,11 +6,14 @@ import pytest
 import torch
 from torch import nn
 
+import scratch_layers
 import scratch_optim
 from training.errors import UsageError
 from training.options import (
+    ACTIVATIONS,
     BY_HAND_ONLY,
     BY_OPTIMIZER,
+    NORMS,
     OPTIMIZERS,
     SCHEDULES,
     Config,
@@ -239,3 +242,36 @@ def test_layers_come_from_the_library_asked_for():
         made = build_model(config(layers=layers), 10, 1)
         norms = [m for m in made.modules() if isinstance(m, nn.BatchNorm2d)]
         assert {type(m) for m in norms} == {module.BatchNorm2d}
+
+
+@pytest.mark.parametrize("layers", ["scratch", "torch"])
+@pytest.mark.parametrize("norm", NORMS)
+def test_normalizations_are_all_of_the_kind_that_is_asked_for(layers, norm):
+    model = build_model(config(layers=layers, norm=norm), 10, 1)
+    kinds = {"batch": "BatchNorm2d", "instance": "InstanceNorm2d", "none": "Identity"}
+    cls = getattr(scratch_layers if layers == "scratch" else nn, kinds.get(norm, "GroupNorm"), None)
+    found = [m for name, m in model.named_modules() if name.rpartition(".")[2].startswith("bn")]
+    assert len(found) == 19
+    assert all(type(m) is (cls or nn.Identity) for m in found)
+    if norm == "group":
+        assert {m.num_channels // m.num_groups for m in found} == {8}
+    assert model(torch.randn(2, 1, 8, 8)).shape == (2, 10)
+
+
+@pytest.mark.parametrize("layers", ["scratch", "torch"])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_activations_are_all_of_the_kind_that_is_asked_for(layers, activation):
+    model = build_model(config(layers=layers, activation=activation), 10, 1)
+    cls = getattr(scratch_layers if layers == "scratch" else nn, activation)
+    found = [m for m in model.modules() if "activation" in type(m).__module__]
+    assert len(found) >= 10
+    assert all(type(m) is cls for m in found)
+
+
+def test_the_bias_lr_is_a_multiple_and_that_of_frozen_biases_is_none():
+    made = config(optimizer="sgd", lr=0.5, bias_lr=64.0)
+    weights, others = build_optimizer(made, nn.Linear(2, 2)).param_groups
+    assert (weights["lr"], others["lr"]) == (0.5, 32.0)
+    frozen = build_model(config(dataset="cifar10", model="air94", whitening_bias=False), 10, 3)
+    learns = [name for name, p in frozen.named_parameters() if p.requires_grad]
+    assert not any(name.startswith("whiten") for name in learns)
