@@ -3,24 +3,41 @@
     python scripts/cifar10.py
     python scripts/cifar10.py --dataset cifar10 --data-dir DIR --model resnet18 --amp bf16
     python scripts/cifar10.py --resume runs/NAME
+    python scripts/cifar10.py --seeds 10 --target 0.98 --log-dir runs/NAME --resume auto
 
 ``--help`` lists the options; ``training/options.py`` says what they default to.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
+from training import result, series
 from training.errors import DivergedError, InterruptedRunError, UsageError
 from training.loop import train
-from training.options import parse
+from training.options import make_config, parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train as the command line says; print the result. Returns the exit code."""
+    given = vars(parser().parse_args(argv))
     try:
-        result = train(parse(argv))
+        several = series.plan(given)
+        if several is not None:
+            outcome = series.run(several, lambda record: print(line(record)))
+            print(outcome.table())
+            return 1 if outcome.diverged else 0
+        auto = given.get("resume") == "auto"
+        config = make_config(**given)
+        done = result.load(Path(config.log_dir)) if auto and config.resume else None
+        if done is not None:
+            print(f"{config.log_dir} holds a finished run, which stays as it is: {line(done)}")
+        else:
+            print(line(dataclasses.asdict(train(config))))
     except UsageError as error:
         print(f"cifar10.py: error: {error}", file=sys.stderr)
         return 2
@@ -33,14 +50,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("cifar10.py: interrupted", file=sys.stderr)
         return 130
-    views = result.test_accuracy_tta
-    by_views = "" if views is None else f" ({views:.2%} by six views)"
-    print(
-        f"test accuracy {result.test_accuracy:.2%}{by_views} after {result.epochs} epochs, "
-        f"{result.train_seconds:.1f} s of training, {result.images_per_second:,.0f} images/s "
-        f"({result.total_seconds:.1f} s in all)"
-    )
     return 0
+
+
+def line(record: dict[str, Any]) -> str:
+    """The last line of a run, of what ``result.json`` holds."""
+    views = record["test_accuracy_tta"]
+    by_views = "" if views is None else f" ({views:.2%} by six views)"
+    error, error_views = (record[f"test_calibration_error{end}"] for end in ("", "_tta"))
+    error_by_views = "" if error_views is None else f" ({error_views:.2%})"
+    return (
+        f"test accuracy {record['test_accuracy']:.2%}{by_views}, calibration error {error:.2%}"
+        f"{error_by_views}, after {record['epochs']} epochs, "
+        f"{record['train_seconds']:.1f} s of training, {record['images_per_second']:,.0f} images/s "
+        f"({record['total_seconds']:.1f} s in all)"
+    )
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from training.data import load as load_data
 from training.errors import DivergedError, InterruptedRunError, UsageError
 from training.options import CLIPS, Config
 from training.result import Result, versions
+from training.statistics import expected_calibration_error
 
 if TYPE_CHECKING:
     from training.tensorboard import Board  # imported when it is needed: it takes a second
@@ -112,21 +113,30 @@ def train(config: Config, watch: Watch | None = None) -> Result:
         begun = time.perf_counter()
         viewed = trainer.evaluate(test, views=True) if config.tta else None
         tta_seconds = time.perf_counter() - begun
+        figures = trainer.figures(tested)
+        figures_tta = trainer.figures(viewed) if viewed else {}
         if board:
             board.predictions(
                 "test", tested.logits, test.images, test.labels, data.classes, run.steps
             )
-            board.finish({"test/accuracy": tested.accuracy, "test/loss": tested.loss}, run.steps)
+            final = {f"test/{name}": value for name, value in figures.items()}
+            final |= {f"test/{name}_tta": value for name, value in figures_tta.items()}
+            board.finish(final, run.steps)
     finally:
         if board:
             board.close()
+
+    def by_class(found: Evaluation) -> dict[str, float]:
+        return dict(zip(data.classes, found.class_accuracy(test.labels), strict=True))
+
     result = Result(
         test_accuracy=tested.accuracy,
         test_loss=tested.loss,
-        test_class_accuracy=dict(
-            zip(data.classes, tested.class_accuracy(test.labels), strict=True)
-        ),
+        test_class_accuracy=by_class(tested),
+        test_calibration_error=figures["calibration_error"],
         test_accuracy_tta=viewed.accuracy if viewed else None,
+        test_class_accuracy_tta=by_class(viewed) if viewed else None,
+        test_calibration_error_tta=figures_tta.get("calibration_error"),
         tta_seconds=tta_seconds if viewed else None,
         validation_accuracy=validated.accuracy if validated else None,
         best_validation_accuracy=run.best_accuracy if validated else None,
@@ -147,6 +157,8 @@ def train(config: Config, watch: Watch | None = None) -> Result:
             "checksum": data.checksum,
         },
     )
+    if config.results:  # first: who has a result.json has ended, and is not run again
+        result.append(Path(config.results))
     result.write(Path(config.log_dir))
     return result
 
@@ -456,6 +468,17 @@ class Trainer:
         loss = F.cross_entropy(together, split.labels)
         accuracy = (together.argmax(1) == split.labels).double().mean()
         return Evaluation(loss.item(), accuracy.item(), together)
+
+    def figures(self, found: Evaluation) -> dict[str, float]:
+        """The final figures, of the test images.
+
+        Raises:
+            DivergedError: the network's answers are not finite.
+        """
+        if not found.logits.isfinite().all():
+            raise self._diverged("the logits of the test images are not finite", self.run.steps)
+        error = expected_calibration_error(found.logits, self.data.test.labels)
+        return {"accuracy": found.accuracy, "loss": found.loss, "calibration_error": error}
 
     def save(self, name: str) -> None:
         """Write a checkpoint. Not of weights that are lost, over the one that is good.

@@ -4,8 +4,9 @@
 tab                        content
 =========================  ==================================================================
 Custom Scalars             training and validation curves in one chart each
-Scalars                    train/, validation/, test/: loss and accuracy; learning_rate/ of each
-                           group; gradient_norm; update_to_weight_ratio; images_per_second;
+Scalars                    train/, validation/, test/: loss and accuracy; test/: calibration_error,
+                           and all three of six views; learning_rate/ of each group;
+                           gradient_norm; update_to_weight_ratio; images_per_second;
                            validation_class/: accuracy of each class
 Histograms                 weights/: every parameter
 Images                     a batch as it goes into the network; confusion matrices; the most
@@ -36,7 +37,10 @@ LAYOUT = {
         for name in ("loss", "accuracy")
     }
 }
-METRICS = ("test/accuracy", "test/loss", "validation/accuracy", "validation/loss")
+METRICS = (
+    "test/accuracy", "test/loss", "test/calibration_error", "validation/accuracy",
+    "validation/loss",
+)  # fmt: skip
 BINS = 64  # of a histogram
 MISTAKES = 36  # shown at most
 TILE = 96  # pixels a side of an image among the mistakes

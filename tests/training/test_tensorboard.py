@@ -60,6 +60,7 @@ def test_curves_have_a_point_every_log_every_steps_and_epoch(record):
         assert np.isfinite(values(found, tag)).all()
     for tag in ("loss", "accuracy"):
         assert steps(found, f"validation/{tag}") == [6, 12, 18]
+    for tag in ("loss", "accuracy", "calibration_error"):
         assert steps(found, f"test/{tag}") == [18]
     for name in CLASSES:
         assert steps(found, f"validation_class/{name}") == [6, 12, 18]
@@ -72,7 +73,9 @@ def test_values_are_those_of_the_result(record):
         for part in ("loss", "accuracy"):
             written = values(found, f"validation/{part}")[i]
             assert written == pytest.approx(row[f"validation_{part}"], **float32)
-    assert values(found, "test/accuracy") == pytest.approx([result.test_accuracy], **float32)
+    for tag in ("loss", "accuracy", "calibration_error"):
+        final = getattr(result, f"test_{tag}")
+        assert values(found, f"test/{tag}") == pytest.approx([final], **float32)
     # points at steps 4 and 6 are means over 4 and 2 steps
     first = values(found, "train/loss")
     assert (4 * first[0] + 2 * first[1]) / 6 == pytest.approx(
