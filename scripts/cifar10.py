@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except InterruptedRunError as error:
         print(f"cifar10.py: {error}", file=sys.stderr)
-        return 130
+        return 128 + error.number
     except KeyboardInterrupt:
         print("cifar10.py: interrupted", file=sys.stderr)
         return 130

@@ -48,9 +48,12 @@ def train(config: Config, watch: Watch | None = None) -> Result:
     Raises:
         UsageError: the data or the checkpoint cannot be used, or a file cannot be written.
         DivergedError: the loss or a weight is not finite; the checkpoints written before it remain.
-        InterruptedRunError: Ctrl-C; ``last.pt`` holds the state after the step it came in.
+        InterruptedRunError: Ctrl-C or SIGTERM; ``last.pt`` holds the state after the step it came
+            in.
     """
     started = time.perf_counter()
+    for folder in {config.log_dir, config.checkpoint_dir}:
+        checkpoint.remove_leftovers(Path(folder))
     torch.manual_seed(config.seed)
     say: Callable[[str], object] = (lambda line: None) if config.quiet else tqdm.write
     data = load_data(config.dataset, config.data_dir, config.seed, say, config.holdout)
@@ -102,7 +105,7 @@ def train(config: Config, watch: Watch | None = None) -> Result:
     if config.tensorboard:
         from training.tensorboard import Board
 
-        board = Board(config.log_dir, run.steps + 1 if config.resume else None)
+        board = Board(config.log_dir, run.steps + 1 if config.resume else 0)
         board.describe(settings, software, run.steps)
     try:
         trainer = Trainer(config, data, run, board, say, watch)
@@ -225,7 +228,7 @@ class Trainer:
                 self.train_epoch(stop)
                 self.finish_epoch()
                 if stop.requested and run.steps < self.total_steps:
-                    raise InterruptedRunError(self._interrupted())
+                    raise InterruptedRunError(self._interrupted(), stop.requested)
 
     def train_epoch(self, stop: StopSignal) -> None:
         """The steps that the present epoch still lacks; the last one may be a part of an epoch."""
@@ -259,7 +262,7 @@ class Trainer:
                     self.save("last.pt")
                     self.clock = time.perf_counter()
                     if stop.requested:
-                        raise InterruptedRunError(self._interrupted())
+                        raise InterruptedRunError(self._interrupted(), stop.requested)
 
     @property
     def epochs(self) -> int:
@@ -517,27 +520,33 @@ class Trainer:
 
 
 class StopSignal:
-    """Within it, the first Ctrl-C only sets ``requested``, so that no step is left half done.
+    """Within it, the first Ctrl-C or SIGTERM only sets ``requested``: no step is left half done.
 
     The second one interrupts at once; the checkpoint written before it remains.
     """
 
-    requested = False
+    requested = 0
+    """The number of the signal."""
 
     def __enter__(self) -> StopSignal:
         # Python delivers signals to the main thread only
         self.main = threading.current_thread() is threading.main_thread()
         if self.main:
-            self.before = signal.signal(signal.SIGINT, self._request)
+            self.before = {
+                number: signal.signal(number, self._request)
+                for number in (signal.SIGINT, signal.SIGTERM)
+            }
         return self
 
     def _request(self, number: int, frame: FrameType | None) -> None:
-        self.requested = True
+        self.requested = number
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     def __exit__(self, *error: object) -> None:
         if self.main:
-            signal.signal(signal.SIGINT, self.before)
+            for number, handler in self.before.items():
+                signal.signal(number, handler)
 
 
 def permutation(n: int, seed: int, epoch: int) -> Tensor:

@@ -466,7 +466,7 @@ def parser() -> argparse.ArgumentParser:
         "optimizers and layers written by hand, or with PyTorch's own. Without options: resnet20 "
         "on the digits.",
         epilog="Exit code: 0 done, 1 diverged, 2 something to mend in the options or the data, "
-        "130 interrupted (go on with --resume).",
+        "130 interrupted by Ctrl-C, 143 by SIGTERM (go on with --resume).",
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )

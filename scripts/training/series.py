@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from training import options, result
-from training.checkpoint import write_atomically
+from training.checkpoint import remove_leftovers, write_atomically
 from training.errors import DivergedError, InterruptedRunError, UsageError
 from training.loop import train
 from training.options import Config, make_config
@@ -219,6 +219,7 @@ def run(series: Series, each: Callable[[dict[str, Any]], object] = print) -> Out
         DivergedError: all of them diverged.
         InterruptedRunError: as ``train``; the runs that ended before remain.
     """
+    remove_leftovers(series.folder)
     _write(series.folder / SERIES, dataclasses.asdict(series))
     first = series.config["seed"]
     records: dict[int, dict[str, Any]] = {}
@@ -239,7 +240,8 @@ def run(series: Series, each: Callable[[dict[str, Any]], object] = print) -> Out
                 continue
             except InterruptedRunError as error:
                 raise InterruptedRunError(
-                    f"seed {seed}: {error}, or with the series by --resume {series.folder}"
+                    f"seed {seed}: {error}, or with the series by --resume {series.folder}",
+                    error.number,
                 ) from error
         records[seed] = record
         each(record)

@@ -199,18 +199,21 @@ def test_a_log_folder_that_is_a_file_is_refused(capsys):
     assert "file is a file" in refuse(capsys, "--log-dir", "file/runs")
 
 
-def test_ctrl_c_leaves_a_checkpoint_and_the_way_to_go_on(capsys, monkeypatch):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_sigterm_leave_a_checkpoint_and_the_way_to_go_on(capsys, monkeypatch, number):
+    before = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
     from training import loop
 
     augment = loop.augment
 
     def interrupt(*args):
-        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(number)
         return augment(*args)
 
     with monkeypatch.context() as patch:
         patch.setattr(loop, "augment", interrupt)
-        assert cifar10.main([*SMALL, "--log-dir", "run"]) == 130
+        assert cifar10.main([*SMALL, "--log-dir", "run"]) == 128 + number
+    assert [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)] == before
     assert "interrupted after step 1 of 2. Go on with --resume run" in capsys.readouterr().err
     assert load(Path("run/last.pt"))["progress"]["steps"] == 1
     assert cifar10.main(["--resume", "run", "--quiet"]) == 0
