@@ -3,6 +3,7 @@
     python scripts/cifar10.py
     python scripts/cifar10.py --dataset cifar10 --data-dir DIR --model resnet18 --amp bf16
     python scripts/cifar10.py --resume runs/NAME
+    python scripts/cifar10.py --seeds 10 --target 0.98 --log-dir runs/NAME --resume auto
     torchrun --nproc-per-node 2 scripts/cifar10.py --preset air94
 
 ``--help`` lists the options; ``training/options.py`` says what they default to.
@@ -10,13 +11,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
+from training import result, series
 from training.distributed import World, world
 from training.errors import DivergedError, InterruptedRunError, UsageError
 from training.loop import train
-from training.options import parse
+from training.options import Config, make_config, parser
+from training.series import Series
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,36 +32,62 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str] | None, processes: World) -> int:
-    def say(line: str) -> None:
+    def say(text: str, file: Any = None) -> None:
         if processes.first:
-            print(f"cifar10.py: {line}", file=sys.stderr)
+            print(text, file=file or sys.stderr)
 
     try:
         # one of the processes looks at the files, and names the folder by the time
-        config = processes.same(lambda: parse(argv))
-        result = train(config, world=processes)
+        asked = processes.same(lambda: _asked(argv))
+        if isinstance(asked, Series):
+            outcome = series.run(asked, lambda record: say(line(record), sys.stdout), processes)
+            say(outcome.table(), sys.stdout)
+            return 1 if outcome.diverged else 0
+        if isinstance(asked, str):
+            say(asked, sys.stdout)
+        else:
+            say(line(dataclasses.asdict(train(asked, world=processes))), sys.stdout)
     except UsageError as error:
-        say(f"error: {error}")
+        say(f"cifar10.py: error: {error}")
         return 2
     except DivergedError as error:
-        say(str(error))
+        say(f"cifar10.py: {error}")
         return 1
     except InterruptedRunError as error:
-        say(str(error))
-        return 130
+        say(f"cifar10.py: {error}")
+        return 128 + error.number
     except KeyboardInterrupt:
-        say("interrupted")
+        say("cifar10.py: interrupted")
         return 130
-    if not processes.first:
-        return 0
-    views = result.test_accuracy_tta
-    by_views = "" if views is None else f" ({views:.2%} by six views)"
-    print(
-        f"test accuracy {result.test_accuracy:.2%}{by_views} after {result.epochs} epochs, "
-        f"{result.train_seconds:.1f} s of training, {result.images_per_second:,.0f} images/s "
-        f"({result.total_seconds:.1f} s in all)"
-    )
     return 0
+
+
+def _asked(argv: Sequence[str] | None) -> Series | Config | str:
+    """A series, a run, or what to say of one that is finished."""
+    given = vars(parser().parse_args(argv))
+    several = series.plan(given)
+    if several is not None:
+        return several
+    auto = given.get("resume") == "auto"
+    config = make_config(**given)
+    done = result.load(Path(config.log_dir)) if auto and config.resume else None
+    if done is not None:
+        return f"{config.log_dir} holds a finished run, which stays as it is: {line(done)}"
+    return config
+
+
+def line(record: dict[str, Any]) -> str:
+    """The last line of a run, of what ``result.json`` holds."""
+    views = record["test_accuracy_tta"]
+    by_views = "" if views is None else f" ({views:.2%} by six views)"
+    error, error_views = (record[f"test_calibration_error{end}"] for end in ("", "_tta"))
+    error_by_views = "" if error_views is None else f" ({error_views:.2%})"
+    return (
+        f"test accuracy {record['test_accuracy']:.2%}{by_views}, calibration error {error:.2%}"
+        f"{error_by_views}, after {record['epochs']} epochs, "
+        f"{record['train_seconds']:.1f} s of training, {record['images_per_second']:,.0f} images/s "
+        f"({record['total_seconds']:.1f} s in all)"
+    )
 
 
 if __name__ == "__main__":

@@ -50,7 +50,7 @@ LEVEL = 0.05
 OPTIONS = tuple(field.name for field in dataclasses.fields(Config))
 RECORDS = {
     "data_dir", "log_dir", "checkpoint_dir", "checkpoint_every", "resume", "tensorboard",
-    "log_every", "pictures_every", "quiet",
+    "log_every", "pictures_every", "quiet", "results",
 }  # fmt: skip
 """Options that change neither the result nor how long it takes."""
 NOT_DECIDING = {"seed", "preset"}
@@ -60,6 +60,8 @@ TAGS = {
     "test_accuracy": "test/accuracy",
     "test_accuracy_tta": "test/accuracy_tta",
     "test_loss": "test/loss",
+    "test_calibration_error": "test/calibration_error",
+    "test_calibration_error_tta": "test/calibration_error_tta",
     "validation_accuracy": "validation/accuracy",
     "best_validation_accuracy": "validation/best_accuracy",
 }
@@ -287,7 +289,7 @@ class Ranking:
 
 def is_lower_better(metric: str) -> bool:
     """Whether a small value of the metric is a good one."""
-    return metric.split("_")[-1] in LOWER_IS_BETTER
+    return metric.removesuffix("_tta").split("_")[-1] in LOWER_IS_BETTER
 
 
 def _is_share(metric: str) -> bool:

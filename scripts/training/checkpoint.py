@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,6 +52,27 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files that ``write_atomically`` had no time to: its process was killed.
+
+    Those of a process that lives are left alone.
+    """
+    for path in folder.glob(".*"):
+        found = re.fullmatch(r"\..+\.(pt|json)\.(\d+)", path.name)
+        if found and not _is_another_process(int(found[2])):
+            path.unlink(missing_ok=True)
+
+
+def _is_another_process(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return pid != os.getpid()
 
 
 def save(path: Path, state: dict[str, Any]) -> None:

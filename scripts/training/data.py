@@ -27,7 +27,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from training.checkpoint import write_atomically
+from training.checkpoint import remove_leftovers, write_atomically
 from training.errors import UsageError
 
 CIFAR10_CLASSES = (
@@ -305,6 +305,7 @@ def read_tree(root: Path, say: Callable[[str], object] = print) -> tuple[Split, 
     for folder in folders:
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            remove_leftovers(folder)
             write_atomically(folder / name, lambda file: torch.save(state, file))
         except (OSError, RuntimeError):  # read-only or full: the next place, or none, will do
             continue

@@ -56,11 +56,13 @@ class World:
             dist.all_reduce(x)
         return x
 
-    def any(self, true: bool, device: torch.device) -> bool:
-        """Whether it is true in any process."""
+    def greatest(self, value: int, device: torch.device) -> int:
+        """The greatest of the values of all processes."""
         if self.size == 1:
-            return true
-        return bool(self.total(torch.tensor(float(true), device=device)).item())
+            return value
+        box = torch.tensor(value, device=device)
+        dist.all_reduce(box, dist.ReduceOp.MAX)
+        return int(box)
 
     def like_the_first(self, tensors: Iterable[Tensor]) -> None:
         """Overwrite them with those of the first process."""
@@ -99,6 +101,9 @@ class World:
         if self.size > 1 and self.first:
             dist.barrier()
         return done
+
+
+ALONE = World()
 
 
 def shard(model: nn.Module) -> None:

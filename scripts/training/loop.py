@@ -28,19 +28,17 @@ from training.checkpoint import Run
 from training.data import Data, Split
 from training.data import load as load_data
 from training.dice import Dice
-from training.distributed import World, exchange, whole
+from training.distributed import ALONE, World, exchange, whole
 from training.errors import DivergedError, InterruptedRunError, UsageError
 from training.options import CLIPS, Config
 from training.result import Result, versions
+from training.statistics import expected_calibration_error
 
 if TYPE_CHECKING:
     from training.tensorboard import Board  # imported when it is needed: it takes a second
 
 Watch = Callable[[dict[str, float]], object]
 AMP = {"off": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-ALONE = World()
 
 
 def train(config: Config, watch: Watch | None = None, world: World = ALONE) -> Result:
@@ -55,9 +53,13 @@ def train(config: Config, watch: Watch | None = None, world: World = ALONE) -> R
     Raises:
         UsageError: the data or the checkpoint cannot be used, or a file cannot be written.
         DivergedError: the loss or a weight is not finite; the checkpoints written before it remain.
-        InterruptedRunError: Ctrl-C; ``last.pt`` holds the state after the step it came in.
+        InterruptedRunError: Ctrl-C or SIGTERM; ``last.pt`` holds the state after the step it came
+            in.
     """
     started = time.perf_counter()
+    if world.first:
+        for folder in {config.log_dir, config.checkpoint_dir}:
+            checkpoint.remove_leftovers(Path(folder))
     torch.manual_seed(config.seed)
     silent = config.quiet or not world.first
     say: Callable[[str], object] = (lambda line: None) if silent else tqdm.write
@@ -125,7 +127,7 @@ def train(config: Config, watch: Watch | None = None, world: World = ALONE) -> R
     if config.tensorboard and world.first:
         from training.tensorboard import Board
 
-        board = Board(config.log_dir, run.steps + 1 if config.resume else None)
+        board = Board(config.log_dir, run.steps + 1 if config.resume else 0)
         board.describe(settings, software, run.steps)
     try:
         trainer = Trainer(config, data, run, board, say, watch, world, network)
@@ -138,21 +140,30 @@ def train(config: Config, watch: Watch | None = None, world: World = ALONE) -> R
         begun = time.perf_counter()
         viewed = trainer.evaluate(test, views=True) if config.tta else None
         tta_seconds = time.perf_counter() - begun
+        figures = trainer.figures(tested)
+        figures_tta = trainer.figures(viewed) if viewed else {}
         if board:
             board.predictions(
                 "test", tested.logits, test.images, test.labels, data.classes, run.steps
             )
-            board.finish({"test/accuracy": tested.accuracy, "test/loss": tested.loss}, run.steps)
+            final = {f"test/{name}": value for name, value in figures.items()}
+            final |= {f"test/{name}_tta": value for name, value in figures_tta.items()}
+            board.finish(final, run.steps)
     finally:
         if board:
             board.close()
+
+    def by_class(found: Evaluation) -> dict[str, float]:
+        return dict(zip(data.classes, found.class_accuracy(test.labels), strict=True))
+
     result = Result(
         test_accuracy=tested.accuracy,
         test_loss=tested.loss,
-        test_class_accuracy=dict(
-            zip(data.classes, tested.class_accuracy(test.labels), strict=True)
-        ),
+        test_class_accuracy=by_class(tested),
+        test_calibration_error=figures["calibration_error"],
         test_accuracy_tta=viewed.accuracy if viewed else None,
+        test_class_accuracy_tta=by_class(viewed) if viewed else None,
+        test_calibration_error_tta=figures_tta.get("calibration_error"),
         tta_seconds=tta_seconds if viewed else None,
         validation_accuracy=validated.accuracy if validated else None,
         best_validation_accuracy=run.best_accuracy if validated else None,
@@ -174,6 +185,8 @@ def train(config: Config, watch: Watch | None = None, world: World = ALONE) -> R
         },
     )
     if world.first:
+        if config.results:  # first: who has a result.json has ended, and is not run again
+            result.append(Path(config.results))
         result.write(Path(config.log_dir))
     return result
 
@@ -265,8 +278,9 @@ class Trainer:
             while run.steps < self.total_steps and not self.is_out_of_patience():
                 self.train_epoch(stop)
                 self.finish_epoch()
-                if self.world.any(stop.requested, self.device) and run.steps < self.total_steps:
-                    raise InterruptedRunError(self._interrupted())
+                asked = self.world.greatest(stop.requested, self.device)
+                if asked and run.steps < self.total_steps:
+                    raise InterruptedRunError(self._interrupted(), asked)
 
     def is_out_of_patience(self) -> bool:
         """Whether the validation accuracy has not risen for --patience epochs."""
@@ -305,17 +319,17 @@ class Trainer:
 
                 wanted = config.checkpoint_every and run.steps % config.checkpoint_every == 0
                 # processes have to agree, for which they wait where they wait anyway
-                stopping = (due or self.world.size == 1) and self.world.any(
-                    stop.requested, self.device
-                )
-                save = (wanted or stopping) and not last
+                asked = 0
+                if due or self.world.size == 1:
+                    asked = self.world.greatest(stop.requested, self.device)
+                save = (wanted or asked) and not last
                 if due or save:
                     bar.set_postfix_str(f"loss {self.read():.3f}")
                 if save:
                     self.save("last.pt")
                     self.clock = time.perf_counter()
-                    if stopping:
-                        raise InterruptedRunError(self._interrupted())
+                    if asked:
+                        raise InterruptedRunError(self._interrupted(), asked)
 
     @property
     def epochs(self) -> int:
@@ -563,6 +577,17 @@ class Trainer:
         accuracy = (together.argmax(1) == split.labels).double().mean()
         return Evaluation(loss.item(), accuracy.item(), together)
 
+    def figures(self, found: Evaluation) -> dict[str, float]:
+        """The final figures, of the test images.
+
+        Raises:
+            DivergedError: the network's answers are not finite.
+        """
+        if not found.logits.isfinite().all():
+            raise self._diverged("the logits of the test images are not finite", self.run.steps)
+        error = expected_calibration_error(found.logits, self.data.test.labels)
+        return {"accuracy": found.accuracy, "loss": found.loss, "calibration_error": error}
+
     def save(self, name: str) -> None:
         """Write a checkpoint. Not of weights that are lost, over the one that is good.
 
@@ -606,27 +631,33 @@ class Trainer:
 
 
 class StopSignal:
-    """Within it, the first Ctrl-C only sets ``requested``, so that no step is left half done.
+    """Within it, the first Ctrl-C or SIGTERM only sets ``requested``: no step is left half done.
 
     The second one interrupts at once; the checkpoint written before it remains.
     """
 
-    requested = False
+    requested = 0
+    """The number of the signal."""
 
     def __enter__(self) -> StopSignal:
         # Python delivers signals to the main thread only
         self.main = threading.current_thread() is threading.main_thread()
         if self.main:
-            self.before = signal.signal(signal.SIGINT, self._request)
+            self.before = {
+                number: signal.signal(number, self._request)
+                for number in (signal.SIGINT, signal.SIGTERM)
+            }
         return self
 
     def _request(self, number: int, frame: FrameType | None) -> None:
-        self.requested = True
+        self.requested = number
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     def __exit__(self, *error: object) -> None:
         if self.main:
-            signal.signal(signal.SIGINT, self.before)
+            for number, handler in self.before.items():
+                signal.signal(number, handler)
 
 
 def permutation(n: int, seed: int, epoch: int) -> Tensor:

@@ -60,7 +60,7 @@ ALWAYS: dict[str, Any] = {
     "whitening_bias": True,
     "mixup": 0.0, "cutmix": 0.0, "imbalance": 1.0, "class_weights": "none", "focal": 0.0,
     "average": "none", "ema_decay": 0.999, "accumulate": 1, "patience": 0,
-    "sync_batchnorm": None, "fsdp": False,
+    "sync_batchnorm": None, "fsdp": False, "results": None,
 }  # fmt: skip
 BY_DATASET: dict[str, dict[str, Any]] = {
     "digits": {"optimizer": "adam", "epochs": 60, "batch_size": 64, "augment": ("crop",)},
@@ -96,8 +96,8 @@ NEWER = (
     "clip_grad_value", "clip_grad_ratio", "fused_layers", "preset", "budget", "resolutions",
     "padding", "activation", "norm", "holdout", "tta", "normalize_weights", "bias_lr",
     "muon_head", "auxiliary_lr", "whitening_bias", "mixup", "cutmix", "imbalance",
-    "class_weights", "focal", "average",
-    "ema_decay", "accumulate", "patience", "sync_batchnorm", "fsdp",
+    "class_weights", "focal", "average", "ema_decay", "accumulate", "patience", "sync_batchnorm",
+    "fsdp", "results",
 )  # fmt: skip
 """Not in older checkpoints, which mean the default."""
 TUPLES = ("augment", "resolutions")
@@ -170,6 +170,7 @@ class Config:
     checkpoint_dir: str
     checkpoint_every: int  # steps; 0: at the end of each epoch only
     resume: str | None  # the file to go on from
+    results: str | None  # the file to which the result is added
     tensorboard: bool
     log_every: int  # steps
     pictures_every: int  # epochs
@@ -185,30 +186,29 @@ class Config:
 MAY_CHANGE = {
     "data_dir", "layers", "kernels", "fused_layers", "optim", "fused", "foreach", "device",
     "compile", "channels_last", "sync_batchnorm", "fsdp", "log_dir", "checkpoint_dir",
-    "checkpoint_every", "resume", "tensorboard", "log_every", "pictures_every", "quiet",
+    "checkpoint_every", "resume", "tensorboard", "log_every", "pictures_every", "quiet", "results",
 }  # fmt: skip
 
 
 def make_config(**given: Any) -> Config:
     """Complete the options that are given, and check all of them.
 
-    With ``resume`` everything that is not given is taken from the checkpoint.
+    With ``resume`` everything that is not given is taken from the checkpoint. ``resume="auto"`` is
+    the ``last.pt`` of ``checkpoint_dir`` (or ``log_dir``) if there is one, and otherwise a new run.
 
     Raises:
         UsageError: an option, or a combination of options, that cannot be.
     """
-    if "augment" in given:
-        given["augment"] = tuple(name for name in given["augment"] if name != "none")
+    given = with_tuples(given)
+    auto = given.get("resume") == "auto"
+    if auto:
+        given["resume"] = _last(given)
     if given.get("resume"):
         source = checkpoint.find(given["resume"])
         saved = _read_config(source)
-        for name in given.keys() - MAY_CHANGE:
-            if given[name] != saved[name]:
-                raise UsageError(
-                    f"--resume {given['resume']}: that run has {_option(name)} "
-                    f"{_show(saved[name])}, not {_show(given[name])}. Leave {_option(name)} out to "
-                    "go on with it, or start a new run without --resume."
-                )
+        if auto and saved["budget"]:  # they were fitted to it
+            given = {key: value for key, value in given.items() if key not in ("epochs", "warmup")}
+        given = unchanged(given, saved)
         # records and checkpoints that share a folder still do after it was moved
         here = {"checkpoint_dir": str(source.parent)}
         if saved["log_dir"] == saved["checkpoint_dir"]:
@@ -253,8 +253,45 @@ def make_config(**given: Any) -> Config:
         values["amp"] = "bf16" if values["device"] == "cuda" or _multiplies_bf16() else "off"
     values["resolutions"] = tuple(values["resolutions"])
     config = Config(**values)
-    _check(config)
+    _check(config, again=auto)
     return config
+
+
+def with_tuples(given: dict[str, Any]) -> dict[str, Any]:
+    """The lists of a command line as ``Config`` has them, in which no augmentation is ``()``."""
+    given = given | {name: tuple(given[name]) for name in TUPLES if name in given}
+    if "augment" in given:
+        given["augment"] = tuple(name for name in given["augment"] if name != "none")
+    return given
+
+
+def unchanged(given: dict[str, Any], saved: dict[str, Any]) -> dict[str, Any]:
+    """The given options that a resumed run takes.
+
+    Raises:
+        UsageError: one of them is not that of the run, and no resumed run may change it.
+    """
+    if given.get("amp") == "auto":  # which it was decided to be
+        given = {key: value for key, value in given.items() if key != "amp"}
+    for name in given.keys() - MAY_CHANGE:
+        if given[name] != saved[name]:
+            raise UsageError(
+                f"--resume {given['resume']}: that run has {_option(name)} "
+                f"{_show(saved[name])}, not {_show(given[name])}. Leave {_option(name)} out to "
+                "go on with it, or start a new run without --resume."
+            )
+    return given
+
+
+def _last(given: dict[str, Any]) -> str | None:
+    """What ``resume="auto"`` means."""
+    folder = given.get("checkpoint_dir", given.get("log_dir"))
+    if folder is None:
+        raise UsageError(
+            "--resume auto: a folder is needed to look in. Give --log-dir or --checkpoint-dir too."
+        )
+    last = Path(folder) / "last.pt"
+    return str(last) if last.is_file() else None
 
 
 def _read_config(source: Path) -> dict[str, Any]:
@@ -302,8 +339,13 @@ def _one_of(name: str, value: Any, choices: Iterable[str]) -> None:
         raise UsageError(f"{_option(name)} {value}: choose one of {', '.join(choices)}.")
 
 
-def _check(c: Config) -> None:
-    """Refuse what cannot be, naming the value and the remedy."""
+def _check(c: Config, again: bool) -> None:
+    """Refuse what cannot be, naming the value and the remedy.
+
+    Args:
+        c: the configuration.
+        again: a run that ended before its first checkpoint may begin anew in its folder.
+    """
     for name, choices in {
         "model": tuple(MODELS), "layers": ("scratch", "torch"), "optim": ("scratch", "torch"),
         "kernels": ("eager", "compiled"), "schedule": SCHEDULES, "device": ("cpu", "cuda"),
@@ -455,7 +497,8 @@ def _check(c: Config) -> None:
     if not c.resume:
         for name, sign in (("checkpoint_dir", "last.pt"), ("log_dir", "result.json")):
             folder = Path(getattr(c, name))
-            used = (folder / sign).exists() or any(folder.glob("events.out.tfevents.*"))
+            curves = not again and any(folder.glob("events.out.tfevents.*"))
+            used = curves or (folder / sign).exists()
             refuse_unless(
                 not used,
                 name,
@@ -509,7 +552,7 @@ def parser() -> argparse.ArgumentParser:
         "optimizers and layers written by hand, or with PyTorch's own. Without options: resnet20 "
         "on the digits.",
         epilog="Exit code: 0 done, 1 diverged, 2 something to mend in the options or the data, "
-        "130 interrupted (go on with --resume).",
+        "130 interrupted by Ctrl-C, 143 by SIGTERM (go on with --resume).",
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )
@@ -803,6 +846,21 @@ def parser() -> argparse.ArgumentParser:
         "--seed", type=int, metavar="N", help="of weights, split, order, augmentation (default: 0)"
     )
 
+    g = p.add_argument_group("series")
+    g.add_argument(
+        "--seeds",
+        type=int,
+        metavar="N",
+        help="train N times, with the seeds --seed, --seed + 1, ..., each in a folder of its own "
+        "below the --log-dir, and print means with their uncertainty (default: 1)",
+    )
+    g.add_argument(
+        "--target",
+        type=float,
+        metavar="ACCURACY",
+        help="in 0..1: test whether the mean test accuracy is above it (default: no test)",
+    )
+
     g = p.add_argument_group("machine")
     g.add_argument(
         "--device", choices=("auto", "cpu", "cuda"), help="(default: auto, CUDA where there is one)"
@@ -845,7 +903,14 @@ def parser() -> argparse.ArgumentParser:
     g.add_argument(
         "--resume",
         metavar="PATH",
-        help="go on from a checkpoint, or from last.pt in a folder, with its options",
+        help="go on from a checkpoint, or from last.pt in a folder, with its options; or with a "
+        "series of --seeds; auto: from last.pt in the --checkpoint-dir if there is one, otherwise "
+        "begin, so that the same command may be given again after a crash",
+    )
+    g.add_argument(
+        "--results",
+        metavar="FILE",
+        help="add the result as a line of JSON to this file, which runs may share (default: none)",
     )
     g.add_argument("--tensorboard", action=switch, help="write event files (default: yes)")
     g.add_argument(

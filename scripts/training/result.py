@@ -1,10 +1,17 @@
-"""What a finished run leaves behind for a reader or a program: ``result.json``."""
+"""What a finished run leaves behind for a reader or a program.
+
+That is ``result.json`` in its folder and, where it is asked for, the same as a line of a file which
+many runs share.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import errno
+import fcntl
 import importlib.metadata
 import json
+import os
 import platform
 import subprocess
 from dataclasses import dataclass
@@ -24,7 +31,10 @@ class Result:
     test_accuracy: float  # 0..1, of the final weights
     test_loss: float  # cross-entropy in nats an image
     test_class_accuracy: dict[str, float]
+    test_calibration_error: float  # 0..1, see statistics.expected_calibration_error
     test_accuracy_tta: float | None  # of the mean over six views; None: not asked for
+    test_class_accuracy_tta: dict[str, float] | None  # likewise
+    test_calibration_error_tta: float | None  # likewise
     tta_seconds: float | None  # which that took
     validation_accuracy: float | None  # of the final weights; None: no images are set aside
     best_validation_accuracy: float | None
@@ -55,6 +65,71 @@ class Result:
                 f"cannot write {folder / 'result.json'}: {error}. The checkpoint is complete: free "
                 "some space, then --resume tests again and writes the result."
             ) from error
+
+    def append(self, file: Path) -> None:
+        """Add the result to ``file`` as a line of JSON, unless this run is there already.
+
+        Any number of processes may do so at a time. A line that an earlier one has left incomplete
+        stays as it is, and this one begins below it.
+
+        Raises:
+            UsageError: it cannot be written; the file is as it was.
+        """
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(file, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+                with open(descriptor, "rb", closefd=False) as reader:
+                    there = reader.read()
+                if any(map(self._is_this_run, there.split(b"\n"))):
+                    return
+                below = b"\n" if there and not there.endswith(b"\n") else b""
+                line = below + json.dumps(dataclasses.asdict(self)).encode() + b"\n"
+                try:
+                    if os.write(descriptor, line) < len(line):
+                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                except OSError:
+                    os.ftruncate(descriptor, len(there))
+                    raise
+            finally:
+                os.close(descriptor)  # which unlocks it
+        except OSError as error:
+            raise UsageError(
+                f"--results {file}: cannot be written ({error}). The checkpoint is complete: free "
+                "some space or choose another file, then --resume tests again and writes the "
+                "result."
+            ) from error
+
+    def _is_this_run(self, line: bytes) -> bool:
+        """A run that is resumed at its end has the same times of training to the last digit."""
+        try:
+            record = json.loads(line)
+        except ValueError:
+            return False
+        return isinstance(record, dict) and all(
+            record.get(name) == getattr(self, name) for name in ("train_seconds", "history")
+        )
+
+
+def load(folder: Path) -> dict[str, Any] | None:
+    """What ``folder/result.json`` holds; None where there is none, so that no run has ended there.
+
+    Raises:
+        UsageError: it cannot be read.
+    """
+    file = folder / "result.json"
+    try:
+        record = json.loads(file.read_text())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"{file} cannot be read ({error}). Delete it, and --resume tests again and writes it."
+        ) from error
+    if not isinstance(record, dict) or "test_accuracy" not in record:
+        raise UsageError(f"{file} is not the result of a run. Move it elsewhere.")
+    return record
 
 
 def versions(device: torch.device) -> dict[str, str]:

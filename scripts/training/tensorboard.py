@@ -4,8 +4,9 @@
 tab                        content
 =========================  ==================================================================
 Custom Scalars             training and validation curves in one chart each
-Scalars                    train/, validation/, test/: loss and accuracy; learning_rate/ of each
-                           group; gradient_norm; update_to_weight_ratio; images_per_second;
+Scalars                    train/, validation/, test/: loss and accuracy; test/: calibration_error,
+                           and all three of six views; learning_rate/ of each group;
+                           gradient_norm; update_to_weight_ratio; images_per_second;
                            validation_class/: accuracy of each class
 Histograms                 weights/: every parameter
 Images                     a batch as it goes into the network; confusion matrices; the most
@@ -26,9 +27,10 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
-from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 from torchvision.utils import make_grid
+
+from training.events import Writer, tags_at
 
 LAYOUT = {
     "training and validation": {
@@ -36,7 +38,10 @@ LAYOUT = {
         for name in ("loss", "accuracy")
     }
 }
-METRICS = ("test/accuracy", "test/loss", "validation/accuracy", "validation/loss")
+METRICS = (
+    "test/accuracy", "test/loss", "test/calibration_error", "validation/accuracy",
+    "validation/loss",
+)  # fmt: skip
 BINS = 64  # of a histogram
 MISTAKES = 36  # shown at most
 TILE = 96  # pixels a side of an image among the mistakes
@@ -47,12 +52,16 @@ class Board:
 
     Args:
         log_dir: folder of the run.
-        purge_step: drop whatever an earlier event file in ``log_dir`` has from this step on, so
-            that the curves of a resumed run do not overlap; None for a new run.
+        first_step: drop whatever an earlier event file in ``log_dir`` has from this step on, so
+            that the curves of a resumed run do not overlap.
+
+    Raises:
+        UsageError: also by every method: an event file cannot be written.
     """
 
-    def __init__(self, log_dir: str, purge_step: int | None = None) -> None:
-        self.writer = SummaryWriter(log_dir, purge_step=purge_step)
+    def __init__(self, log_dir: str, first_step: int = 0) -> None:
+        self.writer = Writer(log_dir, first_step)
+        self.log_dir, self.first_step = log_dir, first_step
 
     def describe(self, config: Mapping[str, Any], versions: Mapping[str, str], step: int) -> None:
         """Options and versions as text and as hyperparameters, and the layout of the charts."""
@@ -113,23 +122,30 @@ class Board:
             images: uint8 (N, C, H, W).
             labels: (N,) int64.
         """
+        there = self._there(step)
         matrix = confusion(logits, labels).cpu()
-        self.writer.add_image(
-            f"{part}/confusion_matrix", draw_confusion(matrix, classes), step, dataformats="HWC"
-        )
+        if f"{part}/confusion_matrix" not in there:
+            self.writer.add_image(
+                f"{part}/confusion_matrix", draw_confusion(matrix, classes), step, dataformats="HWC"
+            )
         rows = [(name, *row) for name, row in zip(classes, matrix.tolist(), strict=True)]
         self.writer.add_text(
             f"{part}/confusion_matrix", table(("is \\ taken for", *classes), rows), step
         )
         picture = draw_mistakes(logits, images, labels, classes)
-        if picture is not None:
+        if picture is not None and f"{part}/mistakes" not in there:
             self.writer.add_image(f"{part}/mistakes", picture, step, dataformats="HWC")
 
     def finish(self, values: Mapping[str, float], step: int) -> None:
         """The final figures. They are the metrics of the HParams tab too."""
-        self.scalars(values, step)
+        there = self._there(step)
+        self.scalars({tag: value for tag, value in values.items() if tag not in there}, step)
         _, _, end = hparams({}, {})
         self._file_writer().add_summary(end)
+
+    def _there(self, step: int) -> set[str]:
+        """What is not to be written twice: of a run that is at its end, and is tested again."""
+        return tags_at(self.log_dir, step) if step < self.first_step else set()
 
     def flush(self) -> None:
         """Put everything so far on disk."""
@@ -140,7 +156,7 @@ class Board:
         self.writer.close()
 
     def _file_writer(self) -> Any:
-        return self.writer._get_file_writer()  # the public attribute is None until it is needed
+        return self.writer.file_writer
 
 
 def table(head: Sequence[str], rows: Any) -> str:

@@ -94,6 +94,9 @@ IMPOSSIBLE = {
     "--data-dir /tmp": ("--data-dir /tmp", "--dataset cifar10"),
     "--dataset cifar10 --data-dir nowhere": ("--data-dir nowhere", "no such folder"),
     "--resume nowhere": ("--resume nowhere", "no file nowhere"),
+    "--resume auto": ("--resume auto", "Give --log-dir"),
+    "--target 0.9": ("--target 0.9", "--seeds 2 or more"),
+    "--seeds 0": ("--seeds 0", "1 or more"),
     "--amp fp16 --device cpu": ("--amp fp16", "--device cuda", "bf16"),
     "--model resnet99": ("resnet99", "resnet20"),
     "--augment flop": ("flop", "cutout"),
@@ -136,7 +139,8 @@ def test_help_says_what_every_option_defaults_to():
 
 def test_every_option_is_in_the_configuration_and_back():
     fields = set(Config.__dataclass_fields__)
-    assert {action.dest for action in options.parser()._actions[1:]} == fields
+    of_a_series = {"seeds", "target"}  # no properties of a run
+    assert {action.dest for action in options.parser()._actions[1:]} == fields | of_a_series
 
 
 def test_defaults_are_complete_for_every_data_set_and_optimizer():
@@ -207,18 +211,21 @@ def test_a_log_folder_that_is_a_file_is_refused(capsys):
     assert "file is a file" in refuse(capsys, "--log-dir", "file/runs")
 
 
-def test_ctrl_c_leaves_a_checkpoint_and_the_way_to_go_on(capsys, monkeypatch):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_sigterm_leave_a_checkpoint_and_the_way_to_go_on(capsys, monkeypatch, number):
+    before = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
     from training import loop
 
     augment = loop.augment
 
     def interrupt(*args):
-        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(number)
         return augment(*args)
 
     with monkeypatch.context() as patch:
         patch.setattr(loop, "augment", interrupt)
-        assert cifar10.main([*SMALL, "--log-dir", "run"]) == 130
+        assert cifar10.main([*SMALL, "--log-dir", "run"]) == 128 + number
+    assert [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)] == before
     assert "interrupted after step 1 of 2. Go on with --resume run" in capsys.readouterr().err
     assert load(Path("run/last.pt"))["progress"]["steps"] == 1
     assert cifar10.main(["--resume", "run", "--quiet"]) == 0
@@ -248,12 +255,28 @@ def test_last_line_has_accuracy_seconds_and_images_per_second(capsys):
     out, err = capsys.readouterr()
     result = json.loads(Path("run/result.json").read_text())
     assert out == (
-        f"test accuracy {result['test_accuracy']:.2%} after 1 epochs, "
+        f"test accuracy {result['test_accuracy']:.2%}, calibration error "
+        f"{result['test_calibration_error']:.2%}, after 1 epochs, "
         f"{result['train_seconds']:.1f} s of training, {result['images_per_second']:,.0f} images/s "
         f"({result['total_seconds']:.1f} s in all)\n"
     )
     assert err == ""
     assert {path.name for path in Path("run").iterdir()} == {"last.pt", "best.pt", "result.json"}
+
+
+def test_several_seeds_end_in_a_table(capsys):
+    argv = [*SMALL, "--log-dir", "run", "--seeds", "2", "--target", "0.05", "--resume", "auto"]
+    assert cifar10.main(argv) == 0
+    out = capsys.readouterr().out
+    summary = json.loads(Path("run/summary.json").read_text())
+    assert summary["seeds"] == [0, 1]
+    assert out.count("test accuracy ") == 2
+    row = next(line for line in out.splitlines() if line.startswith("test accuracy, %"))
+    assert f" {100 * summary['test_accuracy']['mean']:.3f} " in row
+    before = {path: path.stat().st_mtime_ns for path in Path("run").glob("seed-*/*")}
+    assert cifar10.main(argv) == 0  # finished: nothing is trained again
+    assert {path: path.stat().st_mtime_ns for path in Path("run").glob("seed-*/*")} == before
+    assert capsys.readouterr().out == out
 
 
 def test_hand_written_stack_learns_the_digits():

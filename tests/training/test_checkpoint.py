@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 
 from training import checkpoint
 from training.averaging import Average
-from training.checkpoint import Run, find, load, save, write_atomically
+from training.checkpoint import Run, find, load, remove_leftovers, save, write_atomically
 from training.errors import UsageError
 
 
@@ -50,6 +51,18 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monke
     with pytest.raises(OSError, match="No space left"):
         write_atomically(path, writer)
     assert files(tmp_path) == {"last.pt": b"old"}
+
+
+def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path):
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    gone = [f".last.pt.{ended.pid}", f".result.json.{os.getpid()}", f".best.pt.{10**30}"]
+    kept = [f".last.pt.{os.getppid()}", "last.pt", f".notes.txt.{ended.pid}", ".last.pt.x", ".git"]
+    for name in (*gone, *kept):
+        (tmp_path / name).write_bytes(b"")
+    remove_leftovers(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == set(kept)
+    remove_leftovers(tmp_path / "nowhere")
 
 
 def test_the_content_is_on_disk_before_the_name_points_to_it(tmp_path, monkeypatch):
