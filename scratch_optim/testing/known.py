@@ -17,6 +17,9 @@ EVERY = {
     "refuses_a_state_that_does_not_fit": (
         "load_state_dict does not look at shapes and names: a later step fails, or is wrong"
     ),
+    "refuses_groups_that_lack_options": (
+        "load_state_dict takes a group without a learning rate: the next step fails"
+    ),
 }
 """Of all of them."""
 
@@ -29,7 +32,11 @@ FUSED = {
     "autograd_sees_the_step": (
         "fused kernels do not count versions of the parameters: a graph that has saved them goes "
         "backward with the new values, without an error"
-    )
+    ),
+    "gradients_and_state_may_lie_otherwise_than_their_parameters": (
+        "fused kernels read gradients and state in the order of memory, whatever their strides: "
+        "the step is that of other numbers, without an error"
+    ),
 }
 CAST = {
     "continues_from_a_state_dict": (
@@ -43,6 +50,7 @@ GRAPH = {
         "a differentiable step overwrites what autograd has saved, or detaches the first buffer"
     )
 }
+BY_OPTIONS = "differentiable_step_passes_gradcheck_by_its_options"
 LISTS = "its lists compute eta and mu in other dtypes than its loop"
 DRAWN = {"continues_from_a_state_dict_in_drawn_cases": CAST["continues_from_a_state_dict"]}
 
@@ -74,6 +82,7 @@ OWN: dict[str, dict[str, str]] = {
         "differentiable_step_passes_gradcheck": (
             "with amsgrad, overwrites what autograd has saved: backward raises (#150183)"
         ),
+        BY_OPTIONS: "with amsgrad, overwrites what autograd has saved: backward raises (#150183)",
     },
     "Adamax": {
         **SPARSE,
@@ -86,7 +95,12 @@ OWN: dict[str, dict[str, str]] = {
         "continues_as_a_copy": "a deep copy lacks the list of parameters",
     },
     "Muon": {**SPARSE, "refuses_options_out_of_range": "a negative eps is taken"},
-    "NAdam": {**SPARSE, **CAST, **DRAWN},
+    "NAdam": {
+        **SPARSE,
+        **CAST,
+        **DRAWN,
+        BY_OPTIONS: "a tensor learning rate: overwrites what autograd has saved, backward raises",
+    },
     "RAdam": SPARSE,
     "RMSprop": {**SPARSE, **GRAPH},
     "Rprop": {**SPARSE, **GRAPH},
@@ -94,6 +108,7 @@ OWN: dict[str, dict[str, str]] = {
         **GRAPH,
         **SPARSE,
         **FUSED,
+        BY_OPTIONS: "with momentum, overwrites what autograd has saved, or loses the first buffer",
         "leaves_gradients_as_they_are": (
             "with nesterov and foreach, without weight decay, adds the momentum to the gradient"
         ),

@@ -139,6 +139,31 @@ def refuses_a_state_dict_of_other_groups(subject: Subject) -> None:
         run.check_unchanged(before, f"after {what} was refused")
 
 
+def _takes(run: Run, saved: Any, what: str) -> bool:
+    """Whether a state dict is loaded; if it is refused, with a message, nothing must change."""
+    before = run.snapshot()
+    refusal: Exception | None = None
+    try:
+        run.optimizer.load_state_dict(saved)
+    except Exception as error:  # whatever it raises, it does not take it
+        refusal = error
+    if refusal is None:
+        return True
+    assert str(refusal), f"{what} is refused without a message"
+    run.check_unchanged(before, f"after {what} was refused")
+    return False
+
+
+def _must_step(run: Run, what: str) -> None:
+    """Raise unless a step can be taken after what was loaded."""
+    try:
+        run.step()
+    except Exception as error:
+        raise AssertionError(
+            f"{what} is taken, and the next step fails with {type(error).__name__}: {error}"
+        ) from error
+
+
 @check
 def refuses_a_state_that_does_not_fit(subject: Subject) -> None:
     """A state of another shape, or one that lacks what the next step needs, is refused when it is
@@ -164,25 +189,25 @@ def refuses_a_state_that_does_not_fit(subject: Subject) -> None:
                 del saved["state"][key][name]
             else:
                 saved["state"][key][name] = torch.full((3, 5, 2), 0.5)
-            before = spoilt.snapshot()
-            error: Exception | None = None
-            try:
-                spoilt.optimizer.load_state_dict(saved)
-            except Exception as caught:  # whatever it raises, it does not take it
-                error = caught
-            if error is not None:
-                assert str(error), f"{what} is refused without a message"
-                spoilt.check_unchanged(before, f"after {what} was refused")
-            elif spoil == "missing":  # which may be one that a step makes anew
-                try:
-                    spoilt.step()
-                except Exception as late:
-                    raise AssertionError(
-                        f"{what} is taken, and the next step fails with "
-                        f"{type(late).__name__}: {late}"
-                    ) from late
-            else:
-                raise AssertionError(f"{what} is taken without an error")
+            if not _takes(spoilt, saved, what):
+                continue
+            assert spoil == "missing", f"{what} is taken without an error"
+            _must_step(spoilt, what)  # which may make it anew
+
+
+@check
+def refuses_groups_that_lack_options(subject: Subject) -> None:
+    """A state dict whose groups lack an option is refused when it is loaded, and changes nothing,
+    or it is taken and the next step can do without the option."""
+    for name in Run(subject).optimizer.defaults:
+        run = Run(subject)
+        run.step(3)
+        saved = copy.deepcopy(run.optimizer.state_dict())
+        for group in saved["param_groups"]:
+            group.pop(name, None)
+        what = f"a state dict without {name!r} in its groups"
+        if _takes(run, saved, what):
+            _must_step(run, what)
 
 
 @check

@@ -175,6 +175,65 @@ def fused_leaves_the_gradient_as_it_is(subject: Subject) -> None:
         skip(f"refuses fused=True: {error}")
 
 
+# ------------------------------------------------------------------ layouts
+
+
+def _in_its_order(_: Tensor, g: Tensor) -> Tensor:
+    return g.clone()
+
+
+def _in_other_order(_: Tensor, g: Tensor) -> Tensor:
+    """A copy of a matrix that lies in memory column by column."""
+    return g.t().clone(memory_format=torch.contiguous_format).t()
+
+
+def _lay_state_in_other_order(optimizer: torch.optim.Optimizer, params: list[Any]) -> None:
+    """Load the state as it would be saved by a model that lies in memory column by column."""
+    saved = optimizer.state_dict()
+    states = {
+        key: {
+            name: _in_other_order(x, x) if isinstance(x, Tensor) and x.dim() == 2 else x
+            for name, x in state.items()
+        }
+        for key, state in saved["state"].items()
+    }
+    optimizer.load_state_dict(copied({**saved, "state": states}))
+
+
+@check
+def gradients_and_state_may_lie_otherwise_than_their_parameters(subject: Subject) -> None:
+    """Gradients, or a loaded state, whose elements lie in memory in another order than those of
+    their parameters give, in lists and with ``fused=True``, what they give the loop."""
+    if subject.needs_closure or subject.sparse:
+        skip("takes no dense gradients alone")
+    if not subject.has("foreach") and not subject.has("fused"):
+        skip("has no way to run but one")
+    of_matrices = all(len(shape) == 2 for shape in subject.shapes)  # which may take long
+    small: tuple[tuple[int, ...], ...] = ((4, 6),) * 9  # as many as may be updated together
+    large = (*small, (260, 99) if of_matrices else (1030, 512))
+    ways = {way: (switch, large) for way, switch in subject.ways.items() if way != "for-loop"}
+    if subject.has("fused"):
+        ways["fused"] = ({"fused": True}, small)
+    loop = subject.typical | _loop(subject)
+    for way, (switch, shapes) in ways.items():
+        for which in ("gradients", "state"):
+            with circumstances(way=way, laid_out_by_columns=which):
+                try:
+                    pair = subject.twins(subject.typical | switch, loop, shapes=shapes)
+                    pair.step(2)
+                except REFUSALS:
+                    continue
+                if which == "state":
+                    pair.do(_lay_state_in_other_order)
+                pair.step(3, laid_out=_in_its_order if which == "state" else _in_other_order)
+                for i, (p, q) in enumerate(zip(*pair.params, strict=True)):
+                    apart = epsilons(p, q)
+                    assert apart <= PER_STEP * pair.taken, (
+                        f"parameter {i} {tuple(p.shape)} after {pair.taken} steps: {apart:.3g} "
+                        f"epsilons from the loop, where {PER_STEP * pair.taken:.3g} are allowed"
+                    )
+
+
 # ------------------------------------------------------------------ capturable, compiled
 
 
@@ -254,22 +313,53 @@ def differentiable_step_equals_the_loop(subject: Subject) -> None:
                 pair.compare(p, q, f"parameter {tuple(p.shape)} after 10 steps")
 
 
+def _smooth(subject: Subject) -> list[Options]:
+    """The combinations of options with which a run can be compared with differences."""
+    # 1/(sqrt(v) + eps) must be smooth on the scale of a difference
+    smooth = {"eps": 1e-3} if subject.has("eps") else {}
+    # maximize climbs to where the loss bends too much for differences
+    return [{**options, **smooth} for options in subject.options if not options.get("maximize")]
+
+
 @check
 def differentiable_step_passes_gradcheck(subject: Subject) -> None:
     """The derivative of three differentiable steps by the parameters is that of differences."""
     subject.need("differentiable")
     torch.set_default_dtype(torch.float64)
     theta = torch.tensor([[0.7, -1.3], [0.4, 0.9]], dtype=torch.float64, requires_grad=True)
-    # 1/(sqrt(v) + eps) must be smooth on the scale of a difference
-    smooth = {"eps": 1e-3} if subject.has("eps") else {}
-    for options in subject.options:
-        if options.get("maximize"):
-            continue  # climbs to where the loss bends too much for differences
+    for options in _smooth(subject):
         with circumstances(options=describe(options)):
-            own = {**options, **smooth}
-            assert gradcheck(lambda x, own=own: _trained(subject, own, x), (theta,)), (
+            assert gradcheck(lambda x, own=options: _trained(subject, own, x), (theta,)), (
                 "the derivative differs"
             )
+
+
+@check
+def differentiable_step_passes_gradcheck_by_its_options(subject: Subject) -> None:
+    """The derivative of three differentiable steps by the learning rate, or by the weight decay, is
+    that of differences, where these may be tensors and have a derivative."""
+    subject.need("differentiable")
+    torch.set_default_dtype(torch.float64)
+    theta = torch.tensor([0.7, -1.3], dtype=torch.float64, requires_grad=True)
+    derived = 0
+    for options in _smooth(subject):
+        for name in filter(subject.has, ("lr", "weight_decay")):
+            value = torch.tensor(options.get(name) or 0.1, dtype=torch.float64, requires_grad=True)
+
+            def trained(x: Tensor, name: str = name, options: Options = options) -> Tensor:
+                return _trained(subject, {**options, name: x}, theta)
+
+            try:
+                result = trained(value).sum()
+            except REFUSALS:
+                continue  # it may be a number only
+            with circumstances(options=describe(options), by=name):
+                if torch.autograd.grad(result, value, allow_unused=True)[0] is None:
+                    continue  # and whoever asks for it is told so
+                derived += 1
+                assert gradcheck(trained, (value,), fast_mode=True), "the derivative differs"
+    if not derived:
+        skip("has no derivative by the learning rate or the weight decay")
 
 
 # ------------------------------------------------------------------ GradScaler

@@ -46,6 +46,10 @@ class Textbook(torch.optim.Optimizer):
         return loss
 
     def load_state_dict(self, state_dict):
+        options = self.defaults.keys() - {"differentiable"}  # which torch adds after a load
+        for group in state_dict["param_groups"]:
+            if absent := options - group.keys():
+                raise ValueError(f"a group lacks {sorted(absent)}")
         params = [p for group in self.param_groups for p in group["params"]]
         keys = [key for group in state_dict["param_groups"] for key in group["params"]]
         for key, p in zip(keys, params, strict=False):  # torch says how they differ in number
