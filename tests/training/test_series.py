@@ -149,10 +149,10 @@ def test_a_series_can_be_made_longer_and_moved_but_not_shorter(tmp_path):
 def test_a_run_that_diverges_is_told_and_does_not_end_the_series(tmp_path, monkeypatch, capsys):
     real = series.train
 
-    def train_but_one(config):
+    def train_but_one(config, **others):
         if config.seed == 1:
             raise DivergedError("diverged: the loss")
-        return real(config)
+        return real(config, **others)
 
     monkeypatch.setattr(series, "train", train_but_one)
     outcome = run(planned(**given(tmp_path)), nothing)
