@@ -36,13 +36,15 @@ Watch = Callable[[dict[str, float]], object]
 AMP = {"off": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def train(config: Config, watch: Watch | None = None) -> Result:
+def train(config: Config, watch: Watch | None = None, testing: bool = True) -> Result:
     """Train, validate after every epoch, test the final weights once.
 
     Args:
         config: what to do.
         watch: is given the row of ``history`` that every epoch adds, once it is saved. What it
             raises ends the run.
+        testing: without, no network sees the test images, and what they would say is None in the
+            result: for a search, whose choice must not rest on them.
 
     Raises:
         UsageError: the data or the checkpoint cannot be used, or a file cannot be written.
@@ -108,11 +110,11 @@ def train(config: Config, watch: Watch | None = None) -> Result:
         trainer.fit()
         validated = trainer.evaluate(data.validation) if len(data.validation) else None
         test = data.test
-        tested = trainer.evaluate(test)
+        tested = trainer.evaluate(test) if testing else None
         begun = time.perf_counter()
-        viewed = trainer.evaluate(test, views=True) if config.tta else None
+        viewed = trainer.evaluate(test, views=True) if config.tta and testing else None
         tta_seconds = time.perf_counter() - begun
-        if board:
+        if board and tested:
             board.predictions(
                 "test", tested.logits, test.images, test.labels, data.classes, run.steps
             )
@@ -121,11 +123,11 @@ def train(config: Config, watch: Watch | None = None) -> Result:
         if board:
             board.close()
     result = Result(
-        test_accuracy=tested.accuracy,
-        test_loss=tested.loss,
-        test_class_accuracy=dict(
-            zip(data.classes, tested.class_accuracy(test.labels), strict=True)
-        ),
+        test_accuracy=tested.accuracy if tested else None,
+        test_loss=tested.loss if tested else None,
+        test_class_accuracy=dict(zip(data.classes, tested.class_accuracy(test.labels), strict=True))
+        if tested
+        else None,
         test_accuracy_tta=viewed.accuracy if viewed else None,
         tta_seconds=tta_seconds if viewed else None,
         validation_accuracy=validated.accuracy if validated else None,

@@ -21,9 +21,9 @@ from training.errors import UsageError
 class Result:
     """What came out of a run."""
 
-    test_accuracy: float  # 0..1, of the final weights
-    test_loss: float  # cross-entropy in nats an image
-    test_class_accuracy: dict[str, float]
+    test_accuracy: float | None  # 0..1, of the final weights; None: not tested
+    test_loss: float | None  # cross-entropy in nats an image
+    test_class_accuracy: dict[str, float] | None
     test_accuracy_tta: float | None  # of the mean over six views; None: not asked for
     tta_seconds: float | None  # which that took
     validation_accuracy: float | None  # of the final weights; None: no images are set aside
