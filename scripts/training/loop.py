@@ -41,13 +41,20 @@ Watch = Callable[[dict[str, float]], object]
 AMP = {"off": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def train(config: Config, watch: Watch | None = None, world: World = ALONE) -> Result:
+def train(
+    config: Config,
+    watch: Watch | None = None,
+    testing: bool = True,
+    world: World = ALONE,
+) -> Result:
     """Train, validate after every epoch, test the final weights once.
 
     Args:
         config: what to do.
         watch: is given the row of ``history`` that every epoch adds, once it is saved. What it
             raises ends the run. In every process.
+        testing: without, no network sees the test images, and what they would say is None in the
+            result: for a search, whose choice must not rest on them.
         world: the processes that train together, each of which calls this.
 
     Raises:
@@ -136,13 +143,13 @@ def train(config: Config, watch: Watch | None = None, world: World = ALONE) -> R
             trainer.go_back_to_the_best()
         validated = trainer.evaluate(data.validation) if len(data.validation) else None
         test = data.test
-        tested = trainer.evaluate(test)
+        tested = trainer.evaluate(test) if testing else None
         begun = time.perf_counter()
-        viewed = trainer.evaluate(test, views=True) if config.tta else None
+        viewed = trainer.evaluate(test, views=True) if config.tta and testing else None
         tta_seconds = time.perf_counter() - begun
-        figures = trainer.figures(tested)
+        figures = trainer.figures(tested) if tested else {}
         figures_tta = trainer.figures(viewed) if viewed else {}
-        if board:
+        if board and tested:
             board.predictions(
                 "test", tested.logits, test.images, test.labels, data.classes, run.steps
             )
@@ -157,11 +164,11 @@ def train(config: Config, watch: Watch | None = None, world: World = ALONE) -> R
         return dict(zip(data.classes, found.class_accuracy(test.labels), strict=True))
 
     result = Result(
-        test_accuracy=tested.accuracy,
-        test_loss=tested.loss,
-        test_class_accuracy=by_class(tested),
-        test_calibration_error=figures["calibration_error"],
-        test_accuracy_tta=viewed.accuracy if viewed else None,
+        test_accuracy=figures.get("accuracy"),
+        test_loss=figures.get("loss"),
+        test_class_accuracy=by_class(tested) if tested else None,
+        test_calibration_error=figures.get("calibration_error"),
+        test_accuracy_tta=figures_tta.get("accuracy"),
         test_class_accuracy_tta=by_class(viewed) if viewed else None,
         test_calibration_error_tta=figures_tta.get("calibration_error"),
         tta_seconds=tta_seconds if viewed else None,

@@ -28,10 +28,10 @@ from training.errors import UsageError
 class Result:
     """What came out of a run."""
 
-    test_accuracy: float  # 0..1, of the final weights
-    test_loss: float  # cross-entropy in nats an image
-    test_class_accuracy: dict[str, float]
-    test_calibration_error: float  # 0..1, see statistics.expected_calibration_error
+    test_accuracy: float | None  # 0..1, of the final weights; None: not tested
+    test_loss: float | None  # cross-entropy in nats an image
+    test_class_accuracy: dict[str, float] | None
+    test_calibration_error: float | None  # 0..1, see statistics.expected_calibration_error
     test_accuracy_tta: float | None  # of the mean over six views; None: not asked for
     test_class_accuracy_tta: dict[str, float] | None  # likewise
     test_calibration_error_tta: float | None  # likewise
