@@ -12,27 +12,30 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from scratch_optim.clip_grad import adaptive_clip_grad_
-from training import budget, checkpoint, recipes
+from training import budget, checkpoint, probe, recipes
 from training.augment import augment
 from training.checkpoint import Run
 from training.data import Data, Split
 from training.data import load as load_data
 from training.errors import DivergedError, InterruptedRunError, UsageError
 from training.options import CLIPS, Config
-from training.result import Result, versions
+from training.result import Result, environment, versions
 
 if TYPE_CHECKING:
     from training.tensorboard import Board  # imported when it is needed: it takes a second
 
 Watch = Callable[[dict[str, float]], object]
+T = TypeVar("T")
+PROBED = 64  # images whose activations are looked at
+EMBEDDED = 2000  # images whose features are shown
 AMP = {"off": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -102,7 +105,8 @@ def train(config: Config, watch: Watch | None = None) -> Result:
         from training.tensorboard import Board
 
         board = Board(config.log_dir, run.steps + 1 if config.resume else None)
-        board.describe(settings, software, run.steps)
+        board.describe(settings, software, environment(device), run.steps)
+        board.graph(model)
     try:
         trainer = Trainer(config, data, run, board, say, watch)
         trainer.fit()
@@ -113,10 +117,7 @@ def train(config: Config, watch: Watch | None = None) -> Result:
         viewed = trainer.evaluate(test, views=True) if config.tta else None
         tta_seconds = time.perf_counter() - begun
         if board:
-            board.predictions(
-                "test", tested.logits, test.images, test.labels, data.classes, run.steps
-            )
-            board.finish({"test/accuracy": tested.accuracy, "test/loss": tested.loss}, run.steps)
+            trainer.show_test(board, tested, viewed)
     finally:
         if board:
             board.close()
@@ -204,6 +205,7 @@ class Trainer:
         self.window: list[Tensor] = []  # of each step not read yet: mean loss, right answers
         self.measures: dict[str, Tensor] = {}  # of the newest step that was measured
         self.clock = 0.0
+        self.data_seconds = 0.0  # since the clock was read
 
     def fit(self) -> None:
         """Train until ``config.epochs`` are complete."""
@@ -231,7 +233,9 @@ class Trainer:
             disable=True if config.quiet else None,  # None: shown where there is a terminal
         ) as bar:
             while run.step < steps:
+                begun = time.perf_counter()
                 images, labels = self.batch(order[run.step * size : (run.step + 1) * size])
+                self.data_seconds += time.perf_counter() - begun
                 if self.board and run.steps == 0:
                     self.board.batch(images, 0)
                 last = run.step + 1 == steps
@@ -287,7 +291,7 @@ class Trainer:
         Args:
             images: uint8 (N, C, H, W).
             labels: (N,) int64.
-            measure: take the length of the gradient and of the update too.
+            measure: take the lengths of gradients, weights and updates too.
             pixels: height and width to which the images are scaled; if None, what the present
                 part of the run has.
         """
@@ -297,7 +301,10 @@ class Trainer:
         if self.filters:
             recipes.normalize(self.filters)
         with self.precision:
-            logits = run.model(self.prepare(images, pixels))
+            begun = time.perf_counter()
+            prepared = self.prepare(images, pixels)
+            self.data_seconds += time.perf_counter() - begun
+            logits = run.model(prepared)
             loss = self.loss(logits, labels)
         run.optimizer.zero_grad(set_to_none=True)
         run.scaler.scale(loss).backward()
@@ -305,7 +312,10 @@ class Trainer:
         parameters = [p for p in run.model.parameters() if p.grad is not None]
         if measure or self.clips:
             run.scaler.unscale_(run.optimizer)
-            norm = self.norms.get_total_norm([p.grad for p in parameters if p.grad is not None])
+            gradients = [p.grad for p in parameters if p.grad is not None]
+            norm = self.norms.get_total_norm(gradients)
+            if measure:
+                slopes = probe.lengths(gradients)  # before they are clipped
             if config.clip_grad_norm:
                 self.norms.clip_grads_with_norm_(parameters, config.clip_grad_norm, norm)
             elif config.clip_grad_value:
@@ -317,12 +327,13 @@ class Trainer:
         run.scaler.step(run.optimizer)
         run.scaler.update()
         if measure:
-            changes = [p.detach() - b for p, b in zip(parameters, before, strict=True)]
-            ratio = self.norms.get_total_norm(changes) / self.norms.get_total_norm(before)
-            self.measures = {"gradient_norm": norm, "update_to_weight_ratio": ratio}
+            after = [p.detach() for p in parameters]
+            self.measures = {"gradient_norm": norm}
+            self.measures |= probe.lengths_of_layers(run.model, slopes, before, after)
             names = recipes.group_names(run.optimizer)
             for group, name in zip(run.optimizer.param_groups, names, strict=True):
-                self.measures[f"learning_rate/{name}"] = torch.as_tensor(group["lr"])
+                lr = torch.as_tensor(group["lr"], dtype=torch.float32, device=self.device)
+                self.measures[f"learning_rate/{name}"] = lr
         run.scheduler.step()
         run.step, run.steps = run.step + 1, run.steps + 1
 
@@ -367,9 +378,15 @@ class Trainer:
                 "train/accuracy": sum(right for _, right in counted) / (len(counted) * size),
                 "images_per_second": len(counted) * size / seconds,
             }
-            values |= {name: value.item() for name, value in self.measures.items()}
+            if self.measures:
+                measured = torch.stack(list(self.measures.values())).tolist()
+                values |= dict(zip(self.measures, measured, strict=True))
+            if self.device.type == "cuda":
+                values |= probe.memory(self.device)
+            else:  # where the host does not run ahead of the device, its clock tells who works
+                values["data_share"] = self.data_seconds / seconds
             self.board.scalars(values, run.steps)
-        self.window, self.measures = [], {}
+        self.window, self.measures, self.data_seconds = [], {}, 0.0
         return mean
 
     def finish_epoch(self) -> None:
@@ -401,10 +418,10 @@ class Trainer:
             if measured:
                 run.best_accuracy = measured.accuracy
         if self.board:
-            if measured:
-                self._show(self.board, measured)
-            elif run.steps == self.total_steps:
-                self.board.histograms(run.model, run.steps)
+            self.show_epoch(self.board, row, measured)
+            every = config.pictures_every
+            if run.steps == self.total_steps or (every and run.epoch % every == 0):
+                self.show_pictures(self.board, measured)
         if best:
             self.save("best.pt")
         self.save("last.pt")
@@ -418,23 +435,66 @@ class Trainer:
         if self.watch:
             self.watch(row)
 
-    def _show(self, board: Board, measured: Evaluation) -> None:
-        run, held, every = self.run, self.data.validation, self.config.pictures_every
-        values = {"validation/loss": measured.loss, "validation/accuracy": measured.accuracy}
-        by_class = measured.class_accuracy(held.labels)
-        for name, value in zip(self.data.classes, by_class, strict=True):
-            values[f"validation_class/{name}"] = value
-        board.scalars(values, run.steps)
-        if run.steps == self.total_steps or (every and run.epoch % every == 0):
-            board.histograms(run.model, run.steps)
-            board.predictions(
-                "validation",
-                measured.logits,
-                held.images,
-                held.labels,
-                self.data.classes,
-                run.steps,
-            )
+    def show_epoch(self, board: Board, row: dict[str, float], measured: Evaluation | None) -> None:
+        """The points of an epoch.
+
+        Args:
+            board: where to show them.
+            row: of the history.
+            measured: of the validation images; None where there are none.
+        """
+        values = {f"train_epoch/{name}": row[f"train_{name}"] for name in ("loss", "accuracy")}
+        if measured:
+            values |= {"validation/loss": measured.loss, "validation/accuracy": measured.accuracy}
+            by_class = measured.class_accuracy(self.data.validation.labels)
+            for name, value in zip(self.data.classes, by_class, strict=True):
+                values[f"validation_class/{name}"] = value
+        board.scalars(values, self.run.steps)
+
+    def show_pictures(self, board: Board, measured: Evaluation | None) -> None:
+        """What the network holds, gives out and answers; arguments as for ``show_epoch``."""
+        run, held = self.run, self.data.validation
+        board.filters(run.model, run.steps)
+        images = held.images if measured else self.data.train.images
+        found = probe.weights_and_statistics(run.model)
+        found |= self.inside(probe.activations, images[spread(len(images), PROBED)])
+        board.histograms(found, run.steps)
+        if measured:
+            logits, classes = measured.logits, self.data.classes
+            board.predictions("validation", logits, held.images, held.labels, classes, run.steps)
+
+    def show_test(self, board: Board, tested: Evaluation, viewed: Evaluation | None) -> None:
+        """What there is to see at the end.
+
+        Args:
+            board: where to show it.
+            tested: of the test images.
+            viewed: of six views of each of them.
+        """
+        run, test, classes = self.run, self.data.test, self.data.classes
+        board.predictions("test", tested.logits, test.images, test.labels, classes, run.steps)
+        chosen = spread(len(test), EMBEDDED)
+        each = test.images[chosen].split(500)
+        features = torch.cat([self.inside(probe.features, images) for images in each])
+        board.embedding(
+            features, tested.logits[chosen], test.images[chosen], test.labels[chosen], classes
+        )
+        values = {"test/accuracy": tested.accuracy, "test/loss": tested.loss}
+        if viewed:
+            values["test/accuracy_tta"] = viewed.accuracy
+        board.finish(values | {"train_seconds": run.train_seconds}, run.steps)
+
+    @torch.no_grad()
+    def inside(self, look: Callable[[nn.Module, Tensor], T], images: Tensor) -> T:
+        """What ``look`` finds in the network, in evaluation mode, with images as they are.
+
+        Args:
+            look: is given the network and the images as the network gets them.
+            images: uint8 (N, C, H, W).
+        """
+        self.run.model.eval()
+        with self.precision:
+            return look(self.run.model, self.prepare(images))
 
     @torch.no_grad()
     def evaluate(self, split: Split, batch_size: int = 500, views: bool = False) -> Evaluation:
@@ -523,6 +583,15 @@ def permutation(n: int, seed: int, epoch: int) -> Tensor:
     So a run that is resumed within an epoch, or one process of several, needs no one to tell it.
     """
     return torch.randperm(n, generator=torch.Generator().manual_seed((seed << 20) + epoch))
+
+
+def spread(n: int, count: int) -> Tensor:
+    """Positions of ``count`` among ``n``, evenly apart, or of all; int64, ascending.
+
+    A data set may be in the order of its classes.
+    """
+    count = min(n, count)
+    return torch.arange(count) * n // count
 
 
 def six_views(images: Tensor) -> list[tuple[Tensor, float]]:
