@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from scratch_optim.clip_grad import adaptive_clip_grad_
 from scratch_optim.swa_utils import Lookahead
-from training import budget, checkpoint, recipes
+from training import budget, checkpoint, probe, recipes
 from training.augment import augment, draw_mix
 from training.averaging import Average
 from training.checkpoint import Run
@@ -31,13 +31,16 @@ from training.dice import Dice
 from training.distributed import ALONE, World, exchange, whole
 from training.errors import DivergedError, InterruptedRunError, UsageError
 from training.options import CLIPS, Config
-from training.result import Result, versions
+from training.result import Result, environment, versions
 from training.statistics import expected_calibration_error
 
 if TYPE_CHECKING:
     from training.tensorboard import Board  # imported when it is needed: it takes a second
 
 Watch = Callable[[dict[str, float]], object]
+T = TypeVar("T")
+PROBED = 64  # images whose activations are looked at
+EMBEDDED = 2000  # images whose features are shown
 AMP = {"off": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -88,39 +91,17 @@ def train(
             "Give at least one image each, or start fewer processes."
         )
     device = world.device(config.device)
-    model = recipes.build_model(config, len(data.classes), data.train.images.shape[1])
-    model.to(device).to(memory_format=_layout(config))
     data = data.to(device)
-    begun = time.perf_counter()
-    if not config.resume:
-        recipes.fit_to_images(model, data)
-    fitting_seconds = time.perf_counter() - begun
-    network = recipes.spread(config, model, world)
-    if world.rank:  # other dropout masks than in the first process
-        torch.manual_seed((config.seed << 20) + world.rank)
-    optimizer = recipes.build_optimizer(config, model)
-    run = Run(
-        model,
-        optimizer,
-        recipes.build_schedule(config, optimizer, steps_per_epoch),
-        torch.amp.GradScaler(device.type, enabled=config.amp == "fp16"),
-        torch.Generator(device).manual_seed(config.seed),
-        Average(model, config.average, config.ema_decay),
-        train_seconds=fitting_seconds,
-    )
-    run.plateau = recipes.build_plateau(config, optimizer)
-    if config.resume:
-        _resume(run, Path(config.resume), data, world)
-    if config.compile:  # in place, so that the names in the state stay as they are
-        model.compile(dynamic=False)
+    run, network = begin(config, data, world)
     if config.budget and not config.resume:
         measuring = Trainer(config, data, run, None, say, world=world, network=network)
         per_step = budget.seconds_per_step(measuring)
-        steps = world.same(lambda: budget.steps_within(config.budget - fitting_seconds, per_step))
+        left = config.budget - run.train_seconds
+        steps = world.same(lambda: budget.steps_within(left, per_step))
         epochs = steps / steps_per_epoch
         warmup = config.warmup * epochs / config.epochs  # the same share of the run
         config = dataclasses.replace(config, epochs=epochs, warmup=warmup)
-        run.scheduler = recipes.build_schedule(config, optimizer, steps_per_epoch)
+        run.scheduler = recipes.build_schedule(config, run.optimizer, steps_per_epoch)
         say(
             f"{' + '.join(f'{1000 * s:.0f}' for s in per_step)} ms a step: {steps} steps, "
             f"{config.epochs:.2f} epochs, in {config.budget:g} s"
@@ -128,14 +109,16 @@ def train(
 
     settings = config.as_json()
     software = versions(device)
-    parameters = sum(p.numel() for p in model.parameters())
+    parameters = sum(p.numel() for p in run.model.parameters())
     say(_opening(config, data, parameters))
     board = None
     if config.tensorboard and world.first:
         from training.tensorboard import Board
 
         board = Board(config.log_dir, run.steps + 1 if config.resume else 0)
-        board.describe(settings, software, run.steps)
+        board.describe(settings, software, environment(device), run.steps)
+        if not config.fsdp:
+            board.graph(run.model)
     try:
         trainer = Trainer(config, data, run, board, say, watch, world, network)
         trainer.fit()
@@ -147,15 +130,9 @@ def train(
         begun = time.perf_counter()
         viewed = trainer.evaluate(test, views=True) if config.tta and testing else None
         tta_seconds = time.perf_counter() - begun
-        figures = trainer.figures(tested) if tested else {}
-        figures_tta = trainer.figures(viewed) if viewed else {}
+        figures = trainer.figures(tested, viewed) if tested else {}
         if board and tested:
-            board.predictions(
-                "test", tested.logits, test.images, test.labels, data.classes, run.steps
-            )
-            final = {f"test/{name}": value for name, value in figures.items()}
-            final |= {f"test/{name}_tta": value for name, value in figures_tta.items()}
-            board.finish(final, run.steps)
+            trainer.show_test(board, tested, figures)
     finally:
         if board:
             board.close()
@@ -168,9 +145,9 @@ def train(
         test_loss=figures.get("loss"),
         test_class_accuracy=by_class(tested) if tested else None,
         test_calibration_error=figures.get("calibration_error"),
-        test_accuracy_tta=figures_tta.get("accuracy"),
+        test_accuracy_tta=figures.get("accuracy_tta"),
         test_class_accuracy_tta=by_class(viewed) if viewed else None,
-        test_calibration_error_tta=figures_tta.get("calibration_error"),
+        test_calibration_error_tta=figures.get("calibration_error_tta"),
         tta_seconds=tta_seconds if viewed else None,
         validation_accuracy=validated.accuracy if validated else None,
         best_validation_accuracy=run.best_accuracy if validated else None,
@@ -196,6 +173,44 @@ def train(
             result.append(Path(config.results))
         result.write(Path(config.log_dir))
     return result
+
+
+def begin(config: Config, data: Data, world: World = ALONE) -> tuple[Run, nn.Module]:
+    """A run before its first step, or where it is resumed, and what to call for its network.
+
+    The initial weights come from torch's global generator.
+
+    Args:
+        config: what to do.
+        data: on the device.
+        world: the processes that train together.
+    """
+    device = data.mean.device
+    model = recipes.build_model(config, len(data.classes), data.train.images.shape[1])
+    model.to(device).to(memory_format=_layout(config))
+    begun = time.perf_counter()
+    if not config.resume:
+        recipes.fit_to_images(model, data)
+    fitting_seconds = time.perf_counter() - begun
+    network = recipes.spread(config, model, world)
+    if world.rank:  # other dropout masks than in the first process
+        torch.manual_seed((config.seed << 20) + world.rank)
+    optimizer = recipes.build_optimizer(config, model)
+    run = Run(
+        model,
+        optimizer,
+        recipes.build_schedule(config, optimizer, len(data.train) // config.batch_size),
+        torch.amp.GradScaler(device.type, enabled=config.amp == "fp16"),
+        torch.Generator(device).manual_seed(config.seed),
+        Average(model, config.average, config.ema_decay),
+        recipes.build_plateau(config, optimizer),
+        train_seconds=fitting_seconds,
+    )
+    if config.resume:
+        _resume(run, Path(config.resume), data, world)
+    if config.compile:  # in place, so that the names in the state stay as they are
+        model.compile(dynamic=False)
+    return run, network
 
 
 @dataclass(frozen=True)
@@ -277,6 +292,7 @@ class Trainer:
         self.window: list[Tensor] = []  # of each step not read yet: mean loss, right answers
         self.measures: dict[str, Tensor] = {}  # of the newest step that was measured
         self.clock = 0.0
+        self.data_seconds = 0.0  # since the clock was read
 
     def fit(self) -> None:
         """Train until ``config.epochs`` are complete."""
@@ -316,7 +332,9 @@ class Trainer:
             disable=True if config.quiet or not self.world.first else None,
         ) as bar:
             while run.step < steps:
+                begun = time.perf_counter()
                 batch = self.batch(order[run.step * size : (run.step + 1) * size])
+                self.data_seconds += time.perf_counter() - begun
                 if self.board and run.steps == 0:
                     self.board.batch(batch.images, 0)
                 last = run.step + 1 == steps
@@ -390,7 +408,7 @@ class Trainer:
 
         Args:
             batch: what to descend on.
-            measure: take the length of the gradient and of the update too.
+            measure: take the lengths of gradients, weights and updates too.
             pixels: height and width to which the images are scaled; if None, what the present
                 part of the run has.
         """
@@ -405,7 +423,10 @@ class Trainer:
         for i, part in enumerate(parts):
             with exchange(self.network, i + 1 == len(parts)):
                 with self.precision:
-                    logits = self.network(self.prepare(part.images, pixels))
+                    begun = time.perf_counter()
+                    prepared = self.prepare(part.images, pixels)
+                    self.data_seconds += time.perf_counter() - begun
+                    logits = self.network(prepared)
                     loss = self.objective(logits, part)
                 run.scaler.scale(loss).backward()
             seen.append(logits.detach().float())
@@ -413,9 +434,10 @@ class Trainer:
         parameters = [p for p in run.model.parameters() if p.grad is not None]
         if measure or self.clips:
             run.scaler.unscale_(run.optimizer)
-            norm = whole(
-                self.norms.get_total_norm([p.grad for p in parameters if p.grad is not None])
-            )
+            gradients = [p.grad for p in parameters if p.grad is not None]
+            norm = whole(self.norms.get_total_norm(gradients))
+            if measure:
+                slopes = probe.lengths(whole(gradients))  # before they are clipped
             if config.clip_grad_norm:
                 self.norms.clip_grads_with_norm_(parameters, config.clip_grad_norm, norm)
             elif config.clip_grad_value:
@@ -423,16 +445,17 @@ class Trainer:
             elif config.clip_grad_ratio:
                 adaptive_clip_grad_(recipes.units(run.model), config.clip_grad_ratio)
         if measure:
-            before = [p.detach().clone() for p in parameters]
+            before = whole([p.detach().clone() for p in parameters])
         run.scaler.step(run.optimizer)
         run.scaler.update()
         if measure:
-            changes = [p.detach() - b for p, b in zip(parameters, before, strict=True)]
-            ratio = self.norms.get_total_norm(changes) / self.norms.get_total_norm(before)
-            self.measures = {"gradient_norm": norm, "update_to_weight_ratio": whole(ratio)}
+            after = whole([p.detach() for p in parameters])
+            self.measures = {"gradient_norm": norm}
+            self.measures |= probe.lengths_of_layers(run.model, slopes, before, after)
             names = recipes.group_names(run.optimizer)
             for group, name in zip(run.optimizer.param_groups, names, strict=True):
-                self.measures[f"learning_rate/{name}"] = torch.as_tensor(group["lr"])
+                lr = torch.as_tensor(group["lr"], dtype=torch.float32, device=self.device)
+                self.measures[f"learning_rate/{name}"] = lr
         run.step, run.steps = run.step + 1, run.steps + 1
         if run.plateau is None or run.steps < self.warmup_steps:
             run.scheduler.step()
@@ -481,9 +504,15 @@ class Trainer:
                 "train/accuracy": sum(right for _, right in counted) / (len(counted) * size),
                 "images_per_second": len(counted) * size / seconds,
             }
-            values |= {name: value.item() for name, value in self.measures.items()}
+            if self.measures:
+                measured = torch.stack(list(self.measures.values())).tolist()
+                values |= dict(zip(self.measures, measured, strict=True))
+            if self.device.type == "cuda":
+                values |= probe.memory(self.device)
+            else:  # where the host does not run ahead of the device, its clock tells who works
+                values["data_share"] = self.data_seconds / seconds
             self.board.scalars(values, run.steps)
-        self.window, self.measures = [], {}
+        self.window, self.measures, self.data_seconds = [], {}, 0.0
         return mean
 
     def finish_epoch(self) -> None:
@@ -520,10 +549,10 @@ class Trainer:
             if measured:
                 run.best_accuracy = measured.accuracy
         if self.board:
-            if measured:
-                self._show(self.board, measured)
-            elif run.steps == self.total_steps and not config.fsdp:
-                self.board.histograms(run.model, run.steps)
+            self.show_epoch(self.board, row, measured)
+            every = config.pictures_every
+            if run.steps == self.total_steps or (every and run.epoch % every == 0):
+                self.show_pictures(self.board, measured)
         if best:
             self.save("best.pt")
         self.save("last.pt")
@@ -537,24 +566,66 @@ class Trainer:
         if self.watch:
             self.watch(row)
 
-    def _show(self, board: Board, measured: Evaluation) -> None:
-        run, held, every = self.run, self.data.validation, self.config.pictures_every
-        values = {"validation/loss": measured.loss, "validation/accuracy": measured.accuracy}
-        by_class = measured.class_accuracy(held.labels)
-        for name, value in zip(self.data.classes, by_class, strict=True):
-            values[f"validation_class/{name}"] = value
-        board.scalars(values, run.steps)
-        if run.steps == self.total_steps or (every and run.epoch % every == 0):
-            if not self.config.fsdp:  # of which one process has a part only
-                board.histograms(run.model, run.steps)
-            board.predictions(
-                "validation",
-                measured.logits,
-                held.images,
-                held.labels,
-                self.data.classes,
-                run.steps,
+    def show_epoch(self, board: Board, row: dict[str, float], measured: Evaluation | None) -> None:
+        """The points of an epoch.
+
+        Args:
+            board: where to show them.
+            row: of the history.
+            measured: of the validation images; None where there are none.
+        """
+        values = {f"train_epoch/{name}": row[f"train_{name}"] for name in ("loss", "accuracy")}
+        if measured:
+            values |= {"validation/loss": measured.loss, "validation/accuracy": measured.accuracy}
+            by_class = measured.class_accuracy(self.data.validation.labels)
+            for name, value in zip(self.data.classes, by_class, strict=True):
+                values[f"validation_class/{name}"] = value
+        board.scalars(values, self.run.steps)
+
+    def show_pictures(self, board: Board, measured: Evaluation | None) -> None:
+        """What the network holds, gives out and answers; arguments as for ``show_epoch``."""
+        run, held = self.run, self.data.validation
+        if not self.config.fsdp:  # where a process has a part of the weights only
+            board.filters(run.model, run.steps)
+            images = held.images if measured else self.data.train.images
+            found = probe.weights_and_statistics(run.model)
+            found |= self.inside(probe.activations, images[spread(len(images), PROBED)])
+            board.histograms(found, run.steps)
+        if measured:
+            logits, classes = measured.logits, self.data.classes
+            board.predictions("validation", logits, held.images, held.labels, classes, run.steps)
+
+    def show_test(self, board: Board, tested: Evaluation, figures: dict[str, float]) -> None:
+        """What there is to see at the end.
+
+        Args:
+            board: where to show it.
+            tested: of the test images.
+            figures: the final ones.
+        """
+        run, test, classes = self.run, self.data.test, self.data.classes
+        board.predictions("test", tested.logits, test.images, test.labels, classes, run.steps)
+        if not self.config.fsdp:  # where all processes would have to run the network
+            chosen = spread(len(test), EMBEDDED)
+            each = test.images[chosen].split(500)
+            features = torch.cat([self.inside(probe.features, images) for images in each])
+            board.embedding(
+                features, tested.logits[chosen], test.images[chosen], test.labels[chosen], classes
             )
+        final = {f"test/{name}": value for name, value in figures.items()}
+        board.finish(final | {"train_seconds": run.train_seconds}, run.steps)
+
+    @torch.no_grad()
+    def inside(self, look: Callable[[nn.Module, Tensor], T], images: Tensor) -> T:
+        """What ``look`` finds in the network, in evaluation mode, with images as they are.
+
+        Args:
+            look: is given the network and the images as the network gets them.
+            images: uint8 (N, C, H, W).
+        """
+        self.run.model.eval()
+        with self.precision:
+            return look(self.run.model, self.prepare(images))
 
     @torch.no_grad()
     def evaluate(self, split: Split, batch_size: int = 500, views: bool = False) -> Evaluation:
@@ -584,16 +655,25 @@ class Trainer:
         accuracy = (together.argmax(1) == split.labels).double().mean()
         return Evaluation(loss.item(), accuracy.item(), together)
 
-    def figures(self, found: Evaluation) -> dict[str, float]:
-        """The final figures, of the test images.
+    def figures(self, tested: Evaluation, viewed: Evaluation | None) -> dict[str, float]:
+        """The final figures, of the test images; those of six views end in ``_tta``.
 
         Raises:
             DivergedError: the network's answers are not finite.
         """
-        if not found.logits.isfinite().all():
-            raise self._diverged("the logits of the test images are not finite", self.run.steps)
-        error = expected_calibration_error(found.logits, self.data.test.labels)
-        return {"accuracy": found.accuracy, "loss": found.loss, "calibration_error": error}
+        values: dict[str, float] = {}
+        for end, found in (("", tested), ("_tta", viewed)):
+            if found is None:
+                continue
+            if not found.logits.isfinite().all():
+                raise self._diverged("the logits of the test images are not finite", self.run.steps)
+            error = expected_calibration_error(found.logits, self.data.test.labels)
+            values |= {
+                f"accuracy{end}": found.accuracy,
+                f"loss{end}": found.loss,
+                f"calibration_error{end}": error,
+            }
+        return values
 
     def save(self, name: str) -> None:
         """Write a checkpoint. Not of weights that are lost, over the one that is good.
@@ -673,6 +753,15 @@ def permutation(n: int, seed: int, epoch: int) -> Tensor:
     So a run that is resumed within an epoch, or one process of several, needs no one to tell it.
     """
     return torch.randperm(n, generator=torch.Generator().manual_seed((seed << 20) + epoch))
+
+
+def spread(n: int, count: int) -> Tensor:
+    """Positions of ``count`` among ``n``, evenly apart, or of all; int64, ascending.
+
+    A data set may be in the order of its classes.
+    """
+    count = min(n, count)
+    return torch.arange(count) * n // count
 
 
 def six_views(images: Tensor) -> list[tuple[Tensor, float]]:

@@ -13,7 +13,9 @@ import importlib.metadata
 import json
 import os
 import platform
+import shlex
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,9 @@ import torch
 
 from training.checkpoint import write_atomically
 from training.errors import UsageError
+
+VARIABLES = ("CUBLAS_", "CUDA_", "CUDNN_", "KMP_", "MKL_", "NCCL_", "OMP_", "PYTORCH_", "TORCH")
+"""How variables of the environment begin that change how torch computes."""
 
 
 @dataclass(frozen=True)
@@ -157,3 +162,22 @@ def versions(device: torch.device) -> dict[str, str]:
     except (OSError, subprocess.SubprocessError):
         found["commit"] = "unknown"
     return found
+
+
+def environment(device: torch.device) -> dict[str, str]:
+    """Command, machine and variables: what else a reader needs to repeat the time of the run."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    found = {
+        "command": shlex.join(sys.argv),
+        "processor": names[0] if names else platform.processor() or "unknown",
+        "cores": str(os.cpu_count()),
+        "threads": str(torch.get_num_threads()),
+    }
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        found["device"] = properties.name
+        found["memory of the device"] = f"{properties.total_memory / 2**30:.1f} GiB"
+    chosen = [name for name in sorted(os.environ) if name.startswith(VARIABLES)]
+    return found | {name: os.environ[name] for name in chosen}

@@ -3,16 +3,29 @@
 =========================  ==================================================================
 tab                        content
 =========================  ==================================================================
-Custom Scalars             training and validation curves in one chart each
+Custom Scalars             the curves below in charts that belong together: training beside
+                           validation, learning rates, gradients and updates, classes, speed
 Scalars                    train/, validation/, test/: loss and accuracy; test/: calibration_error,
-                           and all three of six views; learning_rate/ of each group;
-                           gradient_norm; update_to_weight_ratio; images_per_second;
-                           validation_class/: accuracy of each class
-Histograms                 weights/: every parameter
-Images                     a batch as it goes into the network; confusion matrices; the most
-                           confident mistakes
-Text                       options, versions, confusion matrices as tables
-HParams                    options against final accuracies, in the same run
+                           and all three of six views; train_epoch/: their
+                           means over an epoch, to be seen beside validation/;
+                           validation_class/: accuracy of each class;
+                           learning_rate/ of each group; gradient_norm and
+                           update_to_weight_ratio of all parameters together, and of each
+                           weight: layer_gradient_norm/, layer_weight_norm/ and
+                           layer_update_to_weight_ratio/;
+                           images_per_second; on a CPU, data_share: how much of the time goes
+                           into choosing, augmenting and normalizing images; on CUDA,
+                           memory/: of the device, in GiB
+Histograms, Distributions  weights/: every parameter; statistics/: the running ones of
+                           normalizations; activations/: what normalizations and activations
+                           give out
+Images                     a batch as it goes into the network; the filters of the first layer;
+                           confusion matrices; the most confident mistakes
+PR Curves                  precision and recall of each class
+Graphs                     the layers and how they are connected
+Projector                  what the last layer sees of test images, with their pictures
+Text                       options, versions, environment; confusion matrices as tables
+HParams                    options against final accuracies and time, in the same run
 =========================  ==================================================================
 
 Nothing here waits for a device more than a few times a call, however many tensors there are.
@@ -20,31 +33,41 @@ Nothing here waits for a device more than a few times a call, however many tenso
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from google.protobuf import text_format
+from PIL import Image
+from tensorboard.compat.proto.attr_value_pb2 import AttrValue
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.graph_pb2 import GraphDef
+from tensorboard.compat.proto.node_def_pb2 import NodeDef
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.plugins.projector.projector_config_pb2 import ProjectorConfig
 from torch import Tensor, nn
-from torch.utils.tensorboard.summary import hparams
-from torchvision.utils import make_grid
+from torch.utils.tensorboard.summary import histogram_raw, hparams, pr_curve_raw
 
 from training.events import Writer, tags_at
+from training.pictures import (
+    confusion,
+    draw_batch,
+    draw_confusion,
+    draw_filters,
+    draw_mistakes,
+    draw_sprite,
+)
+from training.probe import BINS, wiring
 
-LAYOUT = {
-    "training and validation": {
-        name: ["Multiline", [f"train/{name}$", f"validation/{name}$"]]
-        for name in ("loss", "accuracy")
-    }
-}
 METRICS = (
     "test/accuracy", "test/loss", "test/calibration_error", "validation/accuracy",
-    "validation/loss",
+    "validation/loss", "train_seconds",
 )  # fmt: skip
-BINS = 64  # of a histogram
-MISTAKES = 36  # shown at most
-TILE = 96  # pixels a side of an image among the mistakes
+THRESHOLDS = 127  # of a curve of precision and recall: as many as pr_curve_raw takes
+FOLDER = "projector"  # within that of the run
 
 
 class Board:
@@ -63,47 +86,68 @@ class Board:
         self.writer = Writer(log_dir, first_step)
         self.log_dir, self.first_step = log_dir, first_step
 
-    def describe(self, config: Mapping[str, Any], versions: Mapping[str, str], step: int) -> None:
-        """Options and versions as text and as hyperparameters, and the layout of the charts."""
-        self.writer.add_custom_scalars(LAYOUT)
+    def describe(
+        self,
+        config: Mapping[str, Any],
+        versions: Mapping[str, str],
+        environment: Mapping[str, str],
+        step: int,
+    ) -> None:
+        """What is run, on what, as text and as hyperparameters, and the layout of the charts."""
+        self.writer.add_custom_scalars(layout(config))
         self.writer.add_text("options", table(("option", "value"), config.items()), step)
         self.writer.add_text("versions", table(("what", "version"), versions.items()), step)
+        rows = environment.items()
+        self.writer.add_text("environment", table(("what", "value"), rows), step)
         values = {
             name: value if isinstance(value, int | float | str) else str(value)
             for name, value in config.items()
         }
+        metrics = [m for m in METRICS if config["holdout"] or not m.startswith("validation/")]
         # SummaryWriter.add_hparams would open a second run for these
-        experiment, start, _ = hparams(values, dict.fromkeys(METRICS, 0.0))
+        experiment, start, _ = hparams(values, dict.fromkeys(metrics, 0.0))
         self._file_writer().add_summary(experiment)
         self._file_writer().add_summary(start)
 
+    def graph(self, model: nn.Module) -> None:
+        """The layers, and how they are connected."""
+        # Not by SummaryWriter.add_graph: torch.jit.trace is deprecated, and looks into the layers
+        nodes = [
+            NodeDef(
+                name=node.name,
+                op=node.kind,
+                input=node.inputs,
+                attr={"settings": AttrValue(s=node.settings.encode())} if node.settings else {},
+            )
+            for node in wiring(model)
+        ]
+        graph = GraphDef(node=nodes).SerializeToString()
+        self._file_writer().add_event(Event(graph_def=graph))
+
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """One point of each curve."""
-        for tag, value in values.items():
-            self.writer.add_scalar(tag, value, step)
+        self._add([Summary.Value(tag=tag, simple_value=v) for tag, v in values.items()], step)
 
     def batch(self, images: Tensor, step: int) -> None:
         """uint8 (N, C, H, W) images as they go into the network, 64 at most."""
-        self.writer.add_image("images/augmented_batch", make_grid(_enlarge(images[:64], 64)), step)
+        self.writer.add_image("images/augmented_batch", draw_batch(images[:64]), step)
 
-    def histograms(self, model: nn.Module, step: int) -> None:
-        """Every parameter, counted on its device: two waits for all of them."""
-        named = [(name, p.detach().float().flatten()) for name, p in model.named_parameters()]
-        facts = torch.stack([torch.stack([*p.aminmax(), p.sum(), p.dot(p)]) for _, p in named])
-        rows = facts.tolist()
-        edges = [_bins(low, high) for low, high, _, _ in rows]
-        counts = torch.stack(
-            [
-                torch.histc(p, BINS, first, last)
-                for (_, p), (first, last) in zip(named, edges, strict=True)
-            ]
-        ).tolist()
-        for (name, p), row, (first, last), count in zip(named, rows, edges, counts, strict=True):
-            limits = np.linspace(first, last, BINS + 1)[1:].tolist()
-            low, high, total, squares = row
-            self.writer.add_histogram_raw(
-                f"weights/{name}", low, high, p.numel(), total, squares, limits, count, step
-            )
+    def filters(self, model: nn.Module, step: int) -> None:
+        """Those of the first convolution."""
+        first = next(m for m in model.modules() if isinstance(m, nn.Conv2d))
+        self.writer.add_image("images/first_layer_filters", draw_filters(first.weight), step)
+
+    def histograms(self, distributions: Mapping[str, Tensor], step: int) -> None:
+        """Histograms by tag, each as :func:`training.probe.distribution` has it."""
+        values: list[Summary.Value] = []
+        rows = torch.stack(list(distributions.values())).tolist()
+        for tag, (low, high, total, squares, *counts) in zip(distributions, rows, strict=True):
+            if not math.isfinite(high - low):  # edges have to be finite
+                continue
+            limits = np.linspace(*_range(low, high), BINS + 1)[1:].tolist()
+            summary = histogram_raw(tag, low, high, sum(counts), total, squares, limits, counts)
+            values += summary.value
+        self._add(values, step)
 
     def predictions(
         self,
@@ -114,13 +158,15 @@ class Board:
         classes: Sequence[str],
         step: int,
     ) -> None:
-        """Confusion matrix, as picture and table, and the most confident mistakes.
+        """Confusion matrix, as picture and table, mistakes, and precision over recall.
 
         Args:
             part: ``"validation"`` or ``"test"``: the first half of the tags.
             logits: (N, K).
             images: uint8 (N, C, H, W).
             labels: (N,) int64.
+            classes: K names.
+            step: of the run.
         """
         there = self._there(step)
         matrix = confusion(logits, labels).cpu()
@@ -135,6 +181,48 @@ class Board:
         picture = draw_mistakes(logits, images, labels, classes)
         if picture is not None and f"{part}/mistakes" not in there:
             self.writer.add_image(f"{part}/mistakes", picture, step, dataformats="HWC")
+        values: list[Summary.Value] = []
+        curves = precision_recall(logits, labels).cpu().numpy()
+        for name, curve in zip(classes, curves, strict=True):
+            values += pr_curve_raw(f"{part}_precision_recall/{name}", *curve).value
+        self._add([value for value in values if value.tag not in there], step)
+
+    def embedding(
+        self,
+        features: Tensor,
+        logits: Tensor,
+        images: Tensor,
+        labels: Tensor,
+        classes: Sequence[str],
+    ) -> None:
+        """Points for the projector, in files beside that of the events.
+
+        Args:
+            features: (N, D).
+            logits: (N, K).
+            images: uint8 (N, C, H, W).
+            labels: (N,) int64.
+            classes: K names.
+        """
+        run = Path(self.writer.log_dir)
+        folder = run / FOLDER
+        folder.mkdir(exist_ok=True)
+        _write_columns(
+            folder / "features.tsv", [[f"{x:.6g}" for x in r] for r in features.tolist()]
+        )
+        pairs = zip(labels.tolist(), logits.argmax(1).tolist(), strict=True)
+        rows = [("is", "taken for"), *[(classes[is_], classes[said]) for is_, said in pairs]]
+        _write_columns(folder / "labels.tsv", rows)
+        sprite, side = draw_sprite(images)
+        Image.fromarray(sprite).save(folder / "images.png")
+        config = ProjectorConfig()
+        config.embeddings.add(
+            tensor_name="features",
+            tensor_path=f"{FOLDER}/features.tsv",
+            metadata_path=f"{FOLDER}/labels.tsv",
+            sprite={"image_path": f"{FOLDER}/images.png", "single_image_dim": side},
+        )
+        (run / "projector_config.pbtxt").write_text(text_format.MessageToString(config))
 
     def finish(self, values: Mapping[str, float], step: int) -> None:
         """The final figures. They are the metrics of the HParams tab too."""
@@ -155,8 +243,46 @@ class Board:
         """Put everything on disk and close the file."""
         self.writer.close()
 
+    def _add(self, values: list[Summary.Value], step: int) -> None:
+        # one event for all of them: SummaryWriter.add_scalar, and so on, would write one for each
+        self._file_writer().add_summary(Summary(value=values), step)
+
     def _file_writer(self) -> Any:
         return self.writer.file_writer
+
+
+def layout(config: Mapping[str, Any]) -> dict[str, dict[str, list[Any]]]:
+    """The charts of Custom Scalars: category, title, and which tags begin with one of these."""
+    parts = ("train", "validation") if config["holdout"] else ("train",)
+    epochs = ("train_epoch", *parts[1:])
+    charts = {
+        "training and validation": {
+            "loss": [f"{part}/loss$" for part in parts],
+            "accuracy": [f"{part}/accuracy$" for part in parts],
+            "loss, mean of an epoch": [f"{part}/loss$" for part in epochs],
+            "accuracy, mean of an epoch": [f"{part}/accuracy$" for part in epochs],
+        },
+        "learning rate": {"of each group": ["learning_rate/"]},
+        "gradients and updates": {
+            "length of the gradient": ["gradient_norm$"],
+            "length of the gradient of each weight": ["layer_gradient_norm/"],
+            "length of each weight": ["layer_weight_norm/"],
+            "update by weight, in length": ["update_to_weight_ratio$"],
+            "update by weight, in length, of each": ["layer_update_to_weight_ratio/"],
+        },
+        "accuracy of each class": {"validation": ["validation_class/"]},
+        "speed": {"images a second": ["images_per_second$"]},
+    }
+    if not config["holdout"]:
+        del charts["accuracy of each class"]
+    if config["device"] == "cuda":
+        charts["speed"]["memory, GiB"] = ["memory/"]
+    else:
+        charts["speed"]["share of the time for images"] = ["data_share$"]
+    return {
+        category: {title: ["Multiline", tags] for title, tags in titles.items()}
+        for category, titles in charts.items()
+    }
 
 
 def table(head: Sequence[str], rows: Any) -> str:
@@ -165,72 +291,38 @@ def table(head: Sequence[str], rows: Any) -> str:
     return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
 
 
-def confusion(logits: Tensor, labels: Tensor) -> Tensor:
-    """(K, K) int64: how many images of class i (row) are taken for class j (column)."""
-    k = logits.shape[1]
-    return torch.bincount(labels * k + logits.argmax(1), minlength=k * k).view(k, k)
+def precision_recall(logits: Tensor, labels: Tensor) -> Tensor:
+    """Precision and recall of each class against all others, over the threshold of probability.
 
+    Args:
+        logits: (N, K).
+        labels: (N,) int64.
 
-def draw_confusion(matrix: Tensor, classes: Sequence[str]) -> np.ndarray:
-    """Picture, uint8 (height, width, 3), of a (K, K) matrix of counts; darker is a larger share."""
-    cell, margin = 44, 84
-    side = margin + cell * len(classes)
-    picture = Image.new("RGB", (side, side), "white")
-    draw, font = ImageDraw.Draw(picture), ImageFont.load_default()
-    share = matrix / matrix.sum(1, keepdim=True).clamp(min=1)
-    for i, name in enumerate(classes):
-        middle = margin + i * cell + cell // 2
-        draw.text((margin - 6, middle), name, "black", font, anchor="rm")
-        # names of columns stand in two heights, so that long ones do not run into each other
-        draw.text((middle, margin - 8 - 14 * (i % 2)), name, "black", font, anchor="ms")
-        for j in range(len(classes)):
-            x, y, part = margin + j * cell, margin + i * cell, share[i, j].item()
-            # green on the diagonal, red beside it, both from white
-            fade = round(255 * (1 - part))
-            color = (fade, 255 - (255 - fade) // 2, fade) if i == j else (255, fade, fade)
-            draw.rectangle((x, y, x + cell - 2, y + cell - 2), color, "lightgray")
-            centre = (x + cell // 2, y + cell // 2)
-            ink = "white" if part > 0.5 else "black"
-            draw.text(centre, str(int(matrix[i, j])), ink, font, anchor="mm")
-    draw.text((6, 10), "row: is, column: taken for", "black", font)
-    return np.asarray(picture)
-
-
-def draw_mistakes(
-    logits: Tensor, images: Tensor, labels: Tensor, classes: Sequence[str]
-) -> np.ndarray | None:
-    """The wrong answers of highest probability with captions, uint8 (height, width, 3).
-
-    None where every answer is right.
+    Returns:
+        float64 (K, 6, THRESHOLDS): true positives, false positives, true negatives, false
+        negatives, precision, recall, where an answer is positive if its probability is i / 126 or
+        more. Both are 0 where they are 0 / 0.
     """
-    probability, answer = logits.float().softmax(1).max(1)
-    wrong = (answer != labels).nonzero().flatten()
-    if len(wrong) == 0:
-        return None
-    wrong = wrong[probability[wrong].argsort(descending=True, stable=True)][:MISTAKES]
-    tiles = _enlarge(images[wrong], TILE).cpu().permute(0, 2, 3, 1).numpy()
-    rows = zip(
-        labels[wrong].tolist(), answer[wrong].tolist(), probability[wrong].tolist(), strict=True
+    k = logits.shape[1]
+    every = torch.arange(k, device=labels.device)
+    step = (logits.float().softmax(1) * (THRESHOLDS - 1)).long().clamp(0, THRESHOLDS - 1)
+    is_class = labels[:, None] == every
+    cell = ((2 * every + is_class) * THRESHOLDS + step).flatten()
+    counts = torch.zeros(2 * k * THRESHOLDS, dtype=torch.float64, device=labels.device)
+    counts.scatter_add_(0, cell, torch.ones_like(cell, dtype=torch.float64))
+    at_least = counts.view(k, 2, THRESHOLDS).flip(2).cumsum(2).flip(2)
+    false, true = at_least.unbind(1)
+    precision = true / (true + false).clamp(min=1)
+    recall = true / true[:, :1].clamp(min=1)
+    return torch.stack(
+        [true, false, false[:, :1] - false, true[:, :1] - true, precision, recall], 1
     )
-    columns, caption = min(6, len(wrong)), 34
-    height = -(-len(wrong) // columns)
-    picture = Image.new("RGB", (columns * (TILE + 8), height * (TILE + caption)), "white")
-    draw, font = ImageDraw.Draw(picture), ImageFont.load_default()
-    for i, (is_, said, sure) in enumerate(rows):
-        x, y = i % columns * (TILE + 8), i // columns * (TILE + caption)
-        picture.paste(Image.fromarray(tiles[i]), (x, y))
-        draw.text((x + 2, y + TILE + 2), f"is {classes[is_]}", "black", font)
-        draw.text((x + 2, y + TILE + 16), f"said {classes[said]} {sure:.0%}", "firebrick", font)
-    return np.asarray(picture)
 
 
-def _enlarge(images: Tensor, side: int) -> Tensor:
-    """uint8 (N, 1 or 3, H, W) -> uint8 (N, 3, side, side) or near it, every pixel a square."""
-    factor = max(1, side // images.shape[3])
-    enlarged = images.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
-    return enlarged.expand(-1, 3, -1, -1)
-
-
-def _bins(low: float, high: float) -> tuple[float, float]:
-    """A range that is not empty, for a tensor whose values are all the same."""
+def _range(low: float, high: float) -> tuple[float, float]:
+    """That of the bins of :func:`training.probe.distribution`."""
     return (low, high) if low < high else (low - 0.5, high + 0.5)
+
+
+def _write_columns(path: Path, rows: Sequence[Sequence[str]]) -> None:
+    path.write_text("".join("\t".join(row) + "\n" for row in rows))

@@ -15,8 +15,7 @@ import torch.nn.functional as F
 
 import scratch_layers
 from training import loop, options, recipes
-from training.averaging import Average
-from training.checkpoint import Run, load, save
+from training.checkpoint import load, save
 from training.data import load as load_data
 from training.errors import DivergedError, InterruptedRunError, UsageError
 from training.loop import permutation, train
@@ -44,13 +43,8 @@ def trainer_of(made: Config) -> loop.Trainer:
     """What ``train`` makes before the first step."""
     torch.manual_seed(made.seed)
     data = loop.load_data()
-    model = recipes.build_model(made, len(data.classes), 1)
-    optimizer = recipes.build_optimizer(made, model)
-    schedule = recipes.build_schedule(made, optimizer, STEPS_PER_EPOCH)
-    average = Average(model, made.average, made.ema_decay)
-    scaler = torch.amp.GradScaler("cpu", enabled=False)
-    run = Run(model, optimizer, schedule, scaler, torch.Generator().manual_seed(0), average)
-    return loop.Trainer(made, data, run, None)
+    run, network = loop.begin(made, data)
+    return loop.Trainer(made, data, run, None, network=network)
 
 
 class at_step:  # noqa: N801

@@ -2,28 +2,51 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from google.protobuf import text_format
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import plugin_data_pb2
+from tensorboard.plugins.projector.projector_config_pb2 import ProjectorConfig
+from torch.utils.tensorboard.summary import compute_curve
 
+from tests.training.conftest import TinyNet, tiny_data
 from tests.training.test_loop import PowerCutError, at_step, config, power_cut, resumed
+from training import probe, recipes
 from training.checkpoint import load
-from training.loop import train
+from training.data import Data, Split
+from training.loop import spread, train
+from training.pictures import (
+    MISTAKES,
+    confusion,
+    draw_confusion,
+    draw_filters,
+    draw_mistakes,
+    draw_sprite,
+)
 from training.result import Result
-from training.tensorboard import Board, confusion, draw_confusion, draw_mistakes
+from training.tensorboard import THRESHOLDS, Board, precision_recall
 
 CLASSES = ("class0", "class1", "class2")
+LAYERS = ("gradient_norm", "weight_norm", "update_to_weight_ratio")
 
 
 def read(folder: Path) -> EventAccumulator:
     kinds = ("scalars", "images", "histograms", "tensors", "compressedHistograms", "audio")
     found = EventAccumulator(str(folder), size_guidance=dict.fromkeys(kinds, 0))
     return found.Reload()
+
+
+def without_validation() -> Data:
+    data = tiny_data()
+    none = Split(data.train.images[:0], data.train.labels[:0])
+    return Data(data.classes, data.train, none, data.test, data.mean, data.std, data.checksum)
 
 
 def steps(found: EventAccumulator, tag: str) -> list[int]:
@@ -39,9 +62,6 @@ def record(tmp_path_factory):
     """One run of 3 epochs of 6 steps; its folder, its result, its events."""
     folder = tmp_path_factory.mktemp("run")
     with pytest.MonkeyPatch.context() as patch:
-        from tests.training.conftest import TinyNet, tiny_data
-        from training import recipes
-
         patch.setattr("training.loop.load_data", lambda *args: tiny_data())
         patch.setattr(recipes, "build_model", lambda c, k, n: TinyNet(k, n, c.dropout))
         result = train(config(folder, tensorboard=True, log_every=4, pictures_every=2))
@@ -53,12 +73,14 @@ def test_curves_have_a_point_every_log_every_steps_and_epoch(record):
     expected = [4, 6, 8, 12, 16, 18]
     for tag in (
         "train/loss", "train/accuracy", "images_per_second", "gradient_norm",
-        "update_to_weight_ratio", "learning_rate/weights",
+        "update_to_weight_ratio", "learning_rate/weights", "data_share",
         "learning_rate/biases and normalizations",
+        *[f"layer_{what}/{name}.weight" for what in LAYERS for name in ("conv", "fc")],
     ):  # fmt: skip
         assert steps(found, tag) == expected, tag
         assert np.isfinite(values(found, tag)).all()
     for tag in ("loss", "accuracy"):
+        assert steps(found, f"train_epoch/{tag}") == [6, 12, 18]
         assert steps(found, f"validation/{tag}") == [6, 12, 18]
     for tag in ("loss", "accuracy", "calibration_error"):
         assert steps(found, f"test/{tag}") == [18]
@@ -76,6 +98,12 @@ def test_values_are_those_of_the_result(record):
     for tag in ("loss", "accuracy", "calibration_error"):
         final = getattr(result, f"test_{tag}")
         assert values(found, f"test/{tag}") == pytest.approx([final], **float32)
+    assert values(found, "train_seconds") == pytest.approx([result.train_seconds], **float32)
+    for i, row in enumerate(result.history):
+        for part in ("loss", "accuracy"):
+            written = values(found, f"train_epoch/{part}")[i]
+            assert written == pytest.approx(row[f"train_{part}"], **float32)
+    assert all(0 < share < 1 for share in values(found, "data_share"))
     # points at steps 4 and 6 are means over 4 and 2 steps
     first = values(found, "train/loss")
     assert (4 * first[0] + 2 * first[1]) / 6 == pytest.approx(
@@ -99,40 +127,99 @@ def test_training_and_validation_share_a_chart(record):
     (event,) = found.Tensors("custom_scalars__config__")
     layout = layout_pb2.Layout()
     layout.ParseFromString(event.tensor_proto.string_val[0])
-    charts = {chart.title: list(chart.multiline.tag) for chart in layout.category[0].chart}
+    first = layout.category[0]
+    assert first.title == "training and validation"
+    charts = {chart.title: list(chart.multiline.tag) for chart in first.chart}
     assert charts == {
         "loss": ["train/loss$", "validation/loss$"],
         "accuracy": ["train/accuracy$", "validation/accuracy$"],
+        "loss, mean of an epoch": ["train_epoch/loss$", "validation/loss$"],
+        "accuracy, mean of an epoch": ["train_epoch/accuracy$", "validation/accuracy$"],
     }
+
+
+@pytest.mark.usefixtures("tiny")
+@pytest.mark.parametrize("holdout", [True, False])
+def test_every_chart_has_a_curve_and_every_curve_but_those_of_the_test_a_chart(
+    tmp_path, holdout, monkeypatch
+):
+    if not holdout:
+        monkeypatch.setattr("training.loop.load_data", lambda *args: without_validation())
+    train(config(tmp_path, tensorboard=True, log_every=4, epochs=1, holdout=holdout))
+    found = read(tmp_path)
+    (event,) = found.Tensors("custom_scalars__config__")
+    layout = layout_pb2.Layout()
+    layout.ParseFromString(event.tensor_proto.string_val[0])
+    tags = [
+        tag for group in layout.category for chart in group.chart for tag in chart.multiline.tag
+    ]
+    scalars = found.Tags()["scalars"]
+    for tag in tags:
+        assert any(re.match(tag, name) for name in scalars), tag
+    shown = {name for name in scalars for tag in tags if re.match(tag, name)}
+    assert set(scalars) - shown == {"test/accuracy", "test/loss", "train_seconds"}
 
 
 def test_pictures_histograms_and_texts_are_there_at_their_steps(record):
     _, _, found = record
     expected = {
         "images/augmented_batch": [0],
+        "images/first_layer_filters": [12, 18],
         "validation/confusion_matrix": [12, 18],
         "test/confusion_matrix": [18],
     }
     for tag, at in expected.items():
         assert [event.step for event in found.Images(tag)] == at, tag
     assert {"validation/mistakes", "test/mistakes"} <= set(found.Tags()["images"])
-    for name in ("conv.weight", "bn.weight", "bn.bias", "fc.weight", "fc.bias"):
-        assert [event.step for event in found.Histograms(f"weights/{name}")] == [12, 18]
+    assert set(found.Tags()["histograms"]) == {
+        "weights/conv.weight", "weights/bn.weight", "weights/bn.bias", "weights/fc.weight",
+        "weights/fc.bias", "statistics/bn.running_mean", "statistics/bn.running_var",
+        "activations/bn",
+    }  # fmt: skip
+    for tag in found.Tags()["histograms"]:
+        assert [event.step for event in found.Histograms(tag)] == [12, 18]
+    for part, at in (("validation", [12, 18]), ("test", [18])):
+        for name in CLASSES:
+            tag = f"{part}_precision_recall/{name}"
+            assert [event.step for event in found.Tensors(tag)] == at
     texts = {
         tag: found.Tensors(f"{tag}/text_summary")[-1].tensor_proto.string_val[0].decode()
-        for tag in ("options", "versions", "test/confusion_matrix")
+        for tag in ("options", "versions", "environment", "test/confusion_matrix")
     }
     assert "| optimizer | adam |" in texts["options"]
     assert f"| torch | {torch.__version__} |" in texts["versions"]
+    assert f"| threads | {torch.get_num_threads()} |" in texts["environment"]
+    assert "| commit | " in texts["versions"]
     assert "| class2 |" in texts["test/confusion_matrix"]
 
 
-def test_histograms_count_every_weight(record):
+def test_graph_has_the_layers_in_their_order(record):
+    _, _, found = record
+    nodes = {node.name: node for node in found.Graph().node}
+    assert nodes["conv"].op == "Conv2d"
+    assert b"kernel_size=(3, 3)" in nodes["conv"].attr["settings"].s
+    path = ["output"]
+    while nodes[path[-1]].input:
+        path += nodes[path[-1]].input
+    assert path == ["output", "fc", "drop", "mean", "relu", "bn", "conv", "x"]
+
+
+def test_histograms_count_every_weight_and_statistic_and_what_layers_give_out(record):
     folder, _, found = record
-    weights = load(folder / "last.pt")["model"]
-    for name in ("conv.weight", "fc.weight"):
-        histogram = found.Histograms(f"weights/{name}")[-1].histogram_value
-        tensor = weights[name].double()
+    state = load(folder / "last.pt")["model"]
+    net, data = TinyNet(3, 1, 0.3).eval(), tiny_data()
+    net.load_state_dict(state)
+    with torch.no_grad():
+        given = net.bn(net.conv(data.normalized(data.validation.images)))
+    for tag, tensor in {
+        "weights/conv.weight": state["conv.weight"],
+        "weights/fc.weight": state["fc.weight"],
+        "statistics/bn.running_mean": state["bn.running_mean"],
+        "statistics/bn.running_var": state["bn.running_var"],
+        "activations/bn": given,
+    }.items():
+        histogram = found.Histograms(tag)[-1].histogram_value
+        tensor = tensor.double().flatten()
         assert sum(histogram.bucket) == histogram.num == tensor.numel()
         assert histogram.min == tensor.min().item()
         assert histogram.max == tensor.max().item()
@@ -140,14 +227,15 @@ def test_histograms_count_every_weight(record):
         assert histogram.sum_squares == pytest.approx(tensor.square().sum().item(), rel=1e-5)
         edges = [histogram.min, *histogram.bucket_limit]
         counts, _ = np.histogram(tensor.numpy(), edges)
-        # a value on an edge may fall on either side
+        # A value next to an edge, by the float32 in which its part is computed, may fall on either
+        # side: eps * 64 parts of each part, so one in some thousand; each is missed and added.
         assert np.abs(np.array(histogram.bucket) - counts).sum() <= 2
 
 
 def test_hyperparameters_are_in_the_same_run_with_real_scalars_as_metrics(record):
     folder, _, found = record
-    assert not [path for path in folder.rglob("*") if path.is_dir()]  # no second run
-    assert len(list(folder.glob("events.out.tfevents.*"))) == 1
+    (events,) = folder.rglob("events.out.tfevents.*")  # no second run
+    assert events.parent == folder
     content = {}
     for tag in ("experiment", "session_start_info", "session_end_info"):
         metadata = found.SummaryMetadata(f"_hparams_/{tag}")
@@ -174,7 +262,7 @@ def test_resumed_run_has_every_point_once(tmp_path, monkeypatch):
     assert parts.Tags()["scalars"] == whole.Tags()["scalars"]
     for tag in whole.Tags()["scalars"]:
         assert steps(parts, tag) == steps(whole, tag), tag
-        if tag != "images_per_second":
+        if tag not in ("images_per_second", "data_share", "train_seconds"):
             assert values(parts, tag) == values(whole, tag), tag
     for tag in whole.Tags()["histograms"]:
         both = [[e.step for e in found.Histograms(tag)] for found in (parts, whole)]
@@ -182,6 +270,10 @@ def test_resumed_run_has_every_point_once(tmp_path, monkeypatch):
     for tag in whole.Tags()["images"]:
         both = [[e.step for e in found.Images(tag)] for found in (parts, whole)]
         assert both[0] == both[1], tag
+    for name in CLASSES:
+        tag = f"validation_precision_recall/{name}"
+        both = [[e.step for e in found.Tensors(tag)] for found in (parts, whole)]
+        assert both[0] == both[1] == [6, 12, 18], tag
 
 
 @pytest.mark.usefixtures("tiny")
@@ -247,8 +339,7 @@ def test_what_is_logged_does_not_change_what_is_learned(tmp_path):
 
 
 def test_update_ratio_is_the_length_of_the_change_by_that_of_the_weights(tmp_path, monkeypatch):
-    from tests.training.conftest import TinyNet, tiny_data
-    from training import loop, recipes
+    from training import loop
 
     net = TinyNet(3, 1, 0.0)
     monkeypatch.setattr("training.loop.load_data", lambda *args: tiny_data())
@@ -272,6 +363,104 @@ def test_update_ratio_is_the_length_of_the_change_by_that_of_the_weights(tmp_pat
     assert values(read(tmp_path), "update_to_weight_ratio") == pytest.approx([expected], rel=1e-4)
 
 
+def test_lengths_of_layers_are_those_before_clipping_and_of_the_step(tmp_path, monkeypatch):
+    net = TinyNet(3, 1, 0.0)
+    monkeypatch.setattr("training.loop.load_data", lambda *args: tiny_data())
+    monkeypatch.setattr(recipes, "build_model", lambda *args: net)
+    before = {name: p.detach().double().norm().item() for name, p in net.named_parameters()}
+    limit = 1e-3
+    train(
+        config(
+            tmp_path, tensorboard=True, epochs=1, batch_size=54, optimizer="sgd", momentum=0.0,
+            weight_decay=0.0, clip_grad_norm=limit,
+        )
+    )  # fmt: skip
+    found = read(tmp_path)
+    ((lr,), (whole,)) = (values(found, tag) for tag in ("learning_rate/weights", "gradient_norm"))
+    assert whole > 2 * limit
+    for name in ("conv.weight", "fc.weight"):
+        slope, length, ratio = (values(found, f"layer_{what}/{name}")[0] for what in LAYERS)
+        assert length == pytest.approx(before[name], rel=1e-6)  # float32
+        # theta <- theta - lr g limit / |g|, a difference of float32 numbers, which keeps
+        # eps / ratio of its digits; clipping adds 1e-6 to the length
+        expected = lr * slope * limit / whole / length
+        assert ratio == pytest.approx(expected, rel=1e-2)
+    assert not [tag for tag in found.Tags()["scalars"] if re.match("layer_.*(bn|bias)", tag)]
+
+
+def test_points_of_the_projector_are_what_the_last_layer_is_given(record):
+    folder, result, _ = record
+    config_ = ProjectorConfig()
+    text_format.Parse((folder / "projector_config.pbtxt").read_text(), config_)
+    (shown,) = config_.embeddings
+    points = torch.from_numpy(np.loadtxt(folder / shown.tensor_path, delimiter="\t")).float()
+    head, *rows = (folder / shown.metadata_path).read_text().splitlines()
+    test = tiny_data().test
+    assert head.split("\t") == ["is", "taken for"]
+    labels, answers = zip(*(row.split("\t") for row in rows), strict=True)
+    assert list(labels) == [CLASSES[k] for k in test.labels]
+    state = load(folder / "last.pt")["model"]
+    logits = points @ state["fc.weight"].T + state["fc.bias"]
+    assert list(answers) == [CLASSES[k] for k in logits.argmax(1)]
+    # the features have six digits
+    loss = torch.nn.functional.cross_entropy(logits, test.labels).item()
+    assert loss == pytest.approx(result.test_loss, rel=1e-4)
+    with Image.open(folder / shown.sprite.image_path) as picture:
+        sprite = np.asarray(picture)
+    height, width = shown.sprite.single_image_dim
+    columns = sprite.shape[1] // width
+    for i in (0, columns, len(rows) - 1):
+        y, x = i // columns * height, i % columns * width
+        tile = sprite[y : y + height : height // 8, x : x + width : width // 8, 0]
+        assert (tile == test.images[i, 0].numpy()).all()
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_finished_run_that_is_resumed_has_one_set_of_points(tmp_path):
+    train(config(tmp_path, tensorboard=True, epochs=1))
+    before = (tmp_path / "projector_config.pbtxt").read_text()
+    train(resumed(tmp_path))
+    assert (tmp_path / "projector_config.pbtxt").read_text() == before
+
+
+def test_precision_and_recall_are_those_of_torch():
+    generator = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(500, 4, generator=generator)
+    logits[0, 0] = 100.0  # a probability of 1
+    labels = torch.randint(4, (500,), generator=generator)
+    curves = precision_recall(logits, labels).numpy()
+    probability = logits.softmax(1).numpy()
+    for k in range(4):
+        expected = compute_curve(labels.numpy() == k, probability[:, k], THRESHOLDS)
+        np.testing.assert_allclose(curves[k], expected, rtol=1e-14)  # one division in float64
+
+
+def test_a_class_without_images_and_without_answers_has_a_curve_of_zeros():
+    curves = precision_recall(torch.tensor([[0.0, -1e9]] * 3), torch.tensor([0, 0, 0]))
+    assert curves[1, [0, 3, 5]].count_nonzero() == 0
+    assert curves.isfinite().all()
+
+
+def test_all_histograms_are_read_at_once(tmp_path, monkeypatch):
+    reads = []
+    tolist = torch.Tensor.tolist
+    monkeypatch.setattr(torch.Tensor, "tolist", lambda x: reads.append(x.shape) or tolist(x))
+    board = Board(str(tmp_path))
+    found = probe.weights_and_statistics(torch.nn.Sequential(*[torch.nn.BatchNorm1d(3)] * 5))
+    board.histograms(found, 1)
+    board.close()
+    assert reads == [(len(found), 4 + probe.BINS)]
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
+def test_what_is_not_finite_has_no_histogram_and_ends_no_run(tmp_path, value):
+    board = Board(str(tmp_path))
+    rows = {"lost": torch.tensor([1.0, value]), "kept": torch.tensor([1.0, 2.0])}
+    board.histograms({tag: probe.distribution(x) for tag, x in rows.items()}, 1)
+    board.close()
+    assert read(tmp_path).Tags()["histograms"] == ["kept"]
+
+
 # -- the pictures themselves
 
 
@@ -286,7 +475,7 @@ def test_confusion_picture_is_green_on_the_diagonal_and_red_beside_it():
     picture = draw_confusion(torch.tensor([[5, 0], [5, 0]]), ("a", "b"))
     assert picture.dtype == np.uint8
     assert picture.shape[2] == 3
-    centre = 84 + 22 + 44 * np.arange(2) - 15  # beside the number
+    centre = 68 + 14 + 28 * np.arange(2) - 9  # beside the number
     right, wrong = picture[centre[0], centre[0]], picture[centre[1], centre[0]]
     empty = picture[centre[0], centre[1]]
     assert right[1] > right[0]
@@ -306,11 +495,56 @@ def test_most_confident_mistake_comes_first_and_right_answers_do_not_come():
     assert draw_mistakes(logits[:1], images[:1], labels[:1], ("a", "b")) is None
 
 
+def test_no_more_than_64_mistakes_are_shown_eight_in_a_row():
+    n = 70
+    images = torch.zeros(n, 3, 32, 32, dtype=torch.uint8)
+    logits = torch.tensor([[0.0, 1.0]]).expand(n, -1)
+    picture = draw_mistakes(logits, images, torch.zeros(n, dtype=torch.int64), ("a", "b"))
+    assert MISTAKES == 64
+    assert picture.shape == (8 * (96 + 34), 8 * (96 + 8), 3)
+
+
+def test_each_filter_has_its_own_scale():
+    weight = torch.linspace(-1, 1, 2 * 3 * 9).view(2, 3, 3, 3)
+    weight = torch.cat([weight, 1e-3 * weight[:1], torch.full((1, 3, 3, 3), 0.2)])
+    picture = draw_filters(weight).permute(1, 2, 0)
+    tiles = [picture[2:50, 2 + 50 * i : 50 + 50 * i] for i in range(4)]  # 2 pixels between them
+    assert (picture[:2] == 128).all()
+    for tile in tiles[:3]:
+        assert (tile.min(), tile.max()) == (0, 255)
+        assert (tile == tile[0, 0]).all(2).sum() == 16 * 16  # a weight is a square
+    assert torch.equal(tiles[0], tiles[2])
+    assert (tiles[3] == 0).all()
+    assert draw_filters(torch.randn(5, 1, 3, 3)).shape[0] == 3
+    grey = draw_filters(torch.randn(5, 7, 3, 3))
+    assert torch.equal(grey[0], grey[1])
+
+
+@pytest.mark.parametrize(("n", "side"), [(1, 32), (4, 64), (5, 96), (9, 96), (10, 128)])
+def test_sprite_is_a_square_with_the_images_row_by_row(n, side):
+    images = (10 + torch.arange(n)).to(torch.uint8).view(n, 1, 1, 1).expand(n, 1, 8, 8)
+    sprite, tile = draw_sprite(images)
+    assert tile == (32, 32)
+    assert sprite.shape == (side, side, 3)
+    shown = sprite[::32, ::32, 0].flatten()
+    assert shown[:n].tolist() == list(range(10, 10 + n))
+    assert (shown[n:] == 0).all()
+
+
+@pytest.mark.parametrize(("n", "count"), [(10, 3), (10, 10), (3, 10), (10_000, 2000)])
+def test_positions_are_spread_over_all(n, count):
+    found = spread(n, count)
+    assert len(found) == min(n, count)
+    gaps = found.diff(append=torch.tensor([n]))
+    assert found[0] == 0
+    assert gaps.max() - gaps.min() <= 1
+
+
 def test_a_tensor_of_equal_values_has_a_histogram(tmp_path):
     model = torch.nn.Linear(3, 2)
     torch.nn.init.zeros_(model.bias)
     board = Board(str(tmp_path))
-    board.histograms(model, 1)
+    board.histograms(probe.weights_and_statistics(model), 1)
     board.close()
     histogram = read(tmp_path).Histograms("weights/bias")[0].histogram_value
     assert (sum(histogram.bucket), histogram.num) == (2, 2)
