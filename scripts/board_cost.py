@@ -87,6 +87,9 @@ def cost(config: Config, data: Data, clock: Clock, folder: Path) -> dict[str, An
         board.describe(*texts, 0)
         board.graph(shown.run.model)
 
+    def end() -> None:
+        shown.show_test(board, tested, shown.figures(tested, None))
+
     calls: dict[str, tuple[Callable[[], object], float]] = {  # and steps from one to the next
         "start": (start, shown.total_steps),
         "epoch": (lambda: shown.show_epoch(board, row, measured), shown.steps_per_epoch),

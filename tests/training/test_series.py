@@ -160,7 +160,9 @@ def test_a_run_that_diverges_is_told_and_does_not_end_the_series(tmp_path, monke
     assert "seed 1: diverged" in capsys.readouterr().err
     assert json.loads((tmp_path / "summary.json").read_text())["diverged"] == [1]
 
-    monkeypatch.setattr(series, "train", lambda config: real(config) and train_but_one(config))
+    monkeypatch.setattr(
+        series, "train", lambda config, **others: real(config) and train_but_one(config, **others)
+    )
     with pytest.raises(DivergedError, match="all 1 runs"):
         run(dataclasses.replace(planned(**given(tmp_path / "b", seed=1)), seeds=1), nothing)
 
