@@ -611,13 +611,17 @@ def importances(study: optuna.Study) -> dict[str, float]:
 
 def best_command(search: Search, study: optuna.Study) -> str:
     """The command that trains with the options of the best trial, and tests."""
+    return shlex.join(["python", "scripts/cifar10.py", *best_arguments(search, study)])
+
+
+def best_arguments(search: Search, study: optuna.Study) -> list[str]:
+    """The options of the best trial, as cifar10.py takes them."""
     trial = best_trials(study)[0]
     here = {name: value for name, value in search.given.items() if name in MAY_CHANGE}
     values = study.user_attrs["given"] | here
     entries = searched(study)
     values |= {name: entries[name].value(name, one) for name, one in trial.params.items()}
-    arguments = [part for name, value in values.items() for part in space.spelled(name, value)]
-    return shlex.join(["python", "scripts/cifar10.py", *arguments])
+    return [part for name, value in values.items() for part in space.spelled(name, value)]
 
 
 def report(search: Search, study: optuna.Study, found: Mapping[str, float]) -> str:

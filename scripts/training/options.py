@@ -250,7 +250,7 @@ def make_config(**given: Any) -> Config:
     if values["device"] == "auto":
         values["device"] = "cuda" if torch.cuda.is_available() else "cpu"
     if values["amp"] == "auto":
-        values["amp"] = "bf16" if values["device"] == "cuda" or _multiplies_bf16() else "off"
+        values["amp"] = "bf16" if values["device"] == "cuda" or multiplies_bf16() else "off"
     values["resolutions"] = tuple(values["resolutions"])
     config = Config(**values)
     _check(config, again=auto)
@@ -308,7 +308,7 @@ def _read_config(source: Path) -> dict[str, Any]:
     return saved | {name: tuple(saved[name]) for name in TUPLES}
 
 
-def _multiplies_bf16() -> bool:
+def multiplies_bf16() -> bool:
     """Whether this processor has instructions that multiply bfloat16.
 
     oneDNN computes with it on others too, ten times slower than with float32.

@@ -24,7 +24,7 @@ from training import distributed
 from training.data import Data
 from training.distributed import World
 from training.errors import UsageError
-from training.options import MODELS, OPTIMIZERS, Config
+from training.options import MODELS, OPTIMIZERS, Config, multiplies_bf16
 
 CLASS_NAMES = {name.lower(): name for name in scratch_optim.__all__ if name.lower() in OPTIMIZERS}
 GROUPS = ("weights", "biases and normalizations")  # the optimizer's groups, in this order
@@ -216,6 +216,8 @@ def build_optimizer(config: Config, model: nn.Module) -> Optimizer:
     settings: dict[str, Any] = {"lr": config.lr}
     if config.optimizer == "muon":
         settings["auxiliary"] = {"lr": config.auxiliary_lr, "weight_decay": 0.0}
+        if config.device == "cpu" and not multiplies_bf16():
+            settings["ns_dtype"] = torch.float32
     for name in ("momentum", "nesterov"):
         if name in known:
             settings[name] = getattr(config, name)

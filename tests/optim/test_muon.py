@@ -437,3 +437,35 @@ def test_it_descends():
         optimizer.step(loss)
     assert loss().item() < first / 10
     assert all(p.any() for p in model.parameters())
+
+
+@pytest.mark.parametrize("foreach", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_matrices_are_made_orthogonal_in_the_given_dtype(dtype, foreach):
+    params = parameters(((5, 3), (5, 3), (2, 3, 2)))
+    before = [p.detach().clone() for p in params]
+    optimizer = Muon(params, lr=1.0, weight_decay=0, momentum=0.0, ns_dtype=dtype, foreach=foreach)
+    for p in params:
+        p.grad = torch.randn_like(p)
+    optimizer.step()
+    for p, old in zip(params, before, strict=True):
+        matrix = p.grad.flatten(1)
+        scale = SCALES["original"](*matrix.shape)
+        expected = newton_schulz(matrix, dtype=dtype).view(p.shape).float() * scale
+        # products of batches and of single matrices round differently
+        eps = torch.finfo(dtype).eps if foreach else 0.0
+        close = {"rtol": 0.0, "atol": 50 * eps + 1e-6}
+        torch.testing.assert_close(p.detach(), old - expected, **close)
+
+
+def test_the_dtype_is_that_of_this_optimizer_whatever_is_loaded():
+    own, torchs = Muon(parameters(((3, 2),)), ns_dtype=torch.float32), Muon(parameters(((3, 2),)))
+    assert torchs.param_groups[0].keys() == torch.optim.Muon(parameters(((3, 2),))).param_groups[
+        0
+    ].keys() | {"foreach"}
+    own.load_state_dict(torchs.state_dict())
+    assert own.param_groups[0]["ns_dtype"] == torch.float32
+    torchs.load_state_dict(own.state_dict())
+    assert "ns_dtype" not in torchs.param_groups[0]
+    with pytest.raises(ValueError, match="ns_dtype should be a floating point dtype but is"):
+        Muon(parameters(((3, 2),)), ns_dtype=torch.int8)

@@ -1,0 +1,64 @@
+"""The cup: every contestant gets the same, and what is done is not done twice."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import cup
+
+SMALL = [
+    "--epochs", "1", "--batch-size", "646", "--device", "cpu", "--layers", "torch",
+    "--trials", "2", "--seeds", "2",
+]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """What a test leaves in the working folder is its own."""
+    monkeypatch.chdir(tmp_path)
+
+
+def lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_contestants_have_the_same_trials_and_seeds_and_are_ranked(capsys, monkeypatch):
+    argv = ["optimizer", "--only", "sgd", "adam", *SMALL, "--out", "cup"]
+    assert cup.main(argv) == 0
+    found = lines(Path("cup/results.jsonl"))
+    drawn = [(line["config"]["optimizer"], line["config"]["seed"]) for line in found]
+    assert drawn == [("sgd", 0), ("sgd", 1), ("adam", 0), ("adam", 1)]
+    for name in ("sgd", "adam"):
+        # what was best by validation is what is trained
+        of_it = [line["config"] for line in found if line["config"]["optimizer"] == name]
+        assert len({(c["lr"], c["weight_decay"], c["momentum"]) for c in of_it}) == 1
+    out = capsys.readouterr().out
+    assert out.count("trial 0:") == out.count("trial 1:") == 2
+    ranking = Path("cup/ranking.md").read_text()
+    assert "sgd" in ranking
+    assert "adam" in ranking
+    assert Path("cup/ranking.html").exists()
+
+    # the same command trains nothing
+    monkeypatch.setattr("training.series.train", None)
+    monkeypatch.setattr("tune.train", None)
+    before = Path("cup/results.jsonl").read_bytes()
+    assert cup.main(argv) == 0
+    assert Path("cup/results.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("argv", "part"),
+    [
+        (["norm", "--only", "butter"], "--only butter: choose from batch, group"),
+        (["optimizer", "--trials", "0"], "--trials 0: give 1 or more"),
+        (["activation", "--lr", "-1"], "--lr -1.0"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_trained(capsys, argv, part):
+    assert cup.main(argv) == 2
+    assert part in capsys.readouterr().err
+    assert not list(Path().rglob("*.jsonl"))
