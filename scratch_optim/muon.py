@@ -163,7 +163,7 @@ class Muon(Optimizer):
         self.auxiliary = auxiliary
         if auxiliary is not None:
             AdamW([torch.empty(0)], **auxiliary)  # refuses what it does not know
-        defaults = {
+        defaults: dict[str, Any] = {
             "lr": lr,
             "weight_decay": weight_decay,
             "momentum": momentum,

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from training import result, series
-from training.distributed import World, world
+from training.distributed import World, is_lost, world
 from training.errors import DivergedError, InterruptedRunError, UsageError
 from training.loop import train
 from training.options import Config, make_config, parser
@@ -59,6 +59,17 @@ def _run(argv: Sequence[str] | None, processes: World) -> int:
     except KeyboardInterrupt:
         say("cifar10.py: interrupted")
         return 130
+    except RuntimeError as error:
+        if processes.size == 1 or not is_lost(error):
+            raise
+        # from each that is left: the first may be the one that has gone
+        print(
+            "cifar10.py: another process has ended, whose own messages say why. What was written "
+            "before is whole: go on with --resume, or by --resume auto and torchrun's "
+            "--max-restarts.",
+            file=sys.stderr,
+        )
+        return 1
     return 0
 
 

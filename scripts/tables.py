@@ -247,7 +247,7 @@ def runs() -> str:
     lines = []
     for path in sorted((RESULTS / "runs").glob("*.json")):
         run = json.loads(path.read_text())
-        config = run["config"]
+        config, views = run["config"], run.get("test_accuracy_tta") is not None
         lines.append(
             [
                 config["dataset"] if config["dataset"] == "digits" else "CIFAR-10 (JPEG q75)",
@@ -256,13 +256,59 @@ def runs() -> str:
                 f" / {config['optim']}{', fused' if config['fused'] else ''}",
                 str(config["seed"]),
                 str(run["epochs"]),
-                f"**{run['test_accuracy']:.2%}**",
+                f"**{run['test_accuracy']:.2%}**"
+                + (f" ({run['test_accuracy_tta']:.2%} by six views)" if views else ""),
                 f"{run['train_seconds']:.0f} s",
                 run["versions"]["device"],
             ]
         )
     header = ["data", "model", "layers / optimizer", "seed", "epochs", "test accuracy", "training"]
     return markdown([*header, "on"], lines)
+
+
+def step_times() -> str:
+    """Return where the time of training steps goes, of ``step-*.json``."""
+    lines = []
+    for path in sorted(RESULTS.glob("step-*.json")):
+        report = json.loads(path.read_text())
+        config = report["config"]
+        for row in report["rows"]:
+            total = row["microseconds"]
+            shares = [f"{value / total:.0%}" for value in row["parts_microseconds"].values()]
+            lines.append(
+                [
+                    config["preset"] or f"{config['dataset']}, {config['model']}",
+                    f"{config['batch_size']} of {row['pixels']}x{row['pixels']}",
+                    f"{total / 1e3:.0f} ms",
+                    f"**{row['ratio']:.2f}**",
+                    *shares,
+                    f"{row['floor_flop_microseconds'] / total:.0%}",
+                    report["machine"]["processor"],
+                ]
+            )
+    header = [
+        "run", "images a step", "step", "by PyTorch's stack", "augment", "prepare", "forward",
+        "backward", "optimizer", "floor", "on",
+    ]  # fmt: skip
+    return markdown(header, lines)
+
+
+def board() -> str:
+    """Return how much of the time of a run TensorBoard takes, of ``board-*.json``."""
+    lines = []
+    for path in sorted(RESULTS.glob("board-*.json")):
+        report = json.loads(path.read_text())
+        config = report["config"]
+        lines.append(
+            [
+                config["preset"] or f"{config['dataset']}, {config['model']}",
+                f"{report['step_microseconds'] / 1e3:.0f} ms",
+                *[f"{row['share']:.2%}" for row in report["rows"]],
+                f"**{report['share']:.2%}**",
+            ]
+        )
+    header = ["run", "step", "points", "start", "epochs", "pictures", "end", "all"]
+    return markdown(header, lines)
 
 
 def adam() -> str:
@@ -345,6 +391,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "catalogue": catalogue,
     "layer-catalogue": layer_catalogue,
     "runs": runs,
+    "steps": step_times,
+    "board": board,
 }
 """Those that no benchmark makes."""
 

@@ -143,6 +143,12 @@ def exchange(network: nn.Module, true: bool) -> Iterator[None]:
         yield
 
 
+def is_lost(error: RuntimeError) -> bool:
+    """Whether an exchange failed because another process has ended."""
+    lost = ("Connection closed by peer", "Connection reset by peer")  # of gloo
+    return isinstance(error, dist.DistError) or any(words in str(error) for words in lost)
+
+
 @contextmanager
 def world() -> Iterator[World]:
     """Join the other processes, if ``torchrun`` has started any, and leave them at the end."""

@@ -22,6 +22,11 @@ def test_the_kit_finds_every_mutant(mutant):
 @pytest.mark.parametrize("name", textbook.__all__)
 def test_the_kit_finds_nothing_wrong_with_the_textbooks(name):
     check_optimizer(getattr(textbook, name), getattr(torch.optim, name))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", textbook.__all__)
+def test_nor_without_a_reference(name):
     check_optimizer(getattr(textbook, name))
 
 
