@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: train test check docs-tables board benchmark parity clean
+.PHONY: train test check exhaustive docs-tables board benchmark parity clean
 
 train: $(VENV)/train
 	$(BIN)/python scripts/cifar10.py --log-dir runs/digits --checkpoint-dir runs/digits $(ARGS)
@@ -20,7 +20,11 @@ check: $(VENV)/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -m slow -n 2 $(ARGS)
+	$(BIN)/python -m pytest -m "slow and not exhaustive" -n 2 $(ARGS)
+
+# what takes too long for CI: every option of the fused optimizers, every model of the zoo
+exhaustive: $(VENV)/dev
+	$(BIN)/python -m pytest -m exhaustive -n 2 $(ARGS)
 
 board: $(VENV)/train
 	$(BIN)/tensorboard --logdir runs

@@ -56,7 +56,12 @@ TIMM = {
 QUICK = ("resnet18", "shufflenet_v2_x0_5", "vit_tiny_patch16_224")
 ZOO = [
     pytest.param(
-        build, name, size, options, marks=[] if name in QUICK else pytest.mark.slow, id=name
+        build,
+        name,
+        size,
+        options,
+        marks=[] if name in QUICK else [pytest.mark.slow, pytest.mark.exhaustive],
+        id=name,
     )
     for build, table in ((torchvision.models.get_model, TORCHVISION), (timm.create_model, TIMM))
     for name, (size, options) in table.items()

@@ -99,6 +99,7 @@ def test_fused_stays_within_few_epsilons_of_torch(case, options, device):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 @each_device
 @pytest.mark.parametrize(
     ("case", "options", "dtype"),
