@@ -65,8 +65,7 @@ def _run(argv: Sequence[str] | None, processes: World) -> int:
         # from each that is left: the first may be the one that has gone
         print(
             "cifar10.py: another process has ended, whose own messages say why. What was written "
-            "before is whole: go on with --resume, or by --resume auto and torchrun's "
-            "--max-restarts.",
+            "before is whole: go on with --resume.",
             file=sys.stderr,
         )
         return 1

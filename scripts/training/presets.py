@@ -49,5 +49,5 @@ PRESETS["air96"] = PRESETS["air95"] | {
 # records have it.
 PRESETS["cpu5m"] = PRESETS["air94"] | {
     "model": "air_tiny", "batch_size": 500, "lr": 0.12, "budget": 300.0,
-    "resolutions": (20, 26, 32),
+    "resolutions": (20, 26, 32), "whitening_bias": False,
 }  # fmt: skip
