@@ -127,7 +127,7 @@ def test_a_checkpoint_goes_on_with_another_number_of_processes(whole, tmp_path):
         argv = [*OPTIONS, *steps, "--log-dir", folder]
         if (tmp_path / "last.pt").exists():
             argv = ["--resume", folder, "--quiet", *steps]
-        stop = {"STOP_AFTER": "4"} if interrupted else {}
+        stop = {"STOP_AFTER": "3"} if interrupted else {}
         with pytest.MonkeyPatch.context() as patch:
             for name, value in stop.items():
                 patch.setenv(name, value)
