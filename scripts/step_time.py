@@ -205,7 +205,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print("\n".join(map(show, rows)))
     if own.out is not None:
         report = {"benchmark": "step", "machine": machine(device), "rows": rows}
-        report["config"] = config.as_json()
+        report["config"] = {k: v for k, v in config.as_json().items() if not k.endswith("_dir")}
         own.out.write_text(json.dumps(report, indent=1) + "\n")
         print(f"-> {own.out} in {time.perf_counter() - started:.0f} s")
     return 0
