@@ -4,6 +4,8 @@ Each has all images, takes its part of every batch, and after the step the same 
 others. What is drawn is drawn for the whole batch by everyone (:mod:`training.dice`), the parts
 together are the batch of one process, and no image is counted twice or padded: the run is that of
 one process, up to the rounding of sums in another order.
+
+What shards tensors takes a second to import, and is imported where there are several processes.
 """
 
 from __future__ import annotations
@@ -17,8 +19,6 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._pytree import tree_map
 
@@ -111,6 +111,8 @@ def shard(model: nn.Module) -> None:
 
     The model is changed in place, its parameters are replaced.
     """
+    from torch.distributed.fsdp import fully_shard
+
     for child in model.children():
         if next(child.parameters(), None) is not None:
             fully_shard(child)
@@ -119,12 +121,20 @@ def shard(model: nn.Module) -> None:
 
 def whole(state: T) -> T:
     """The same nest of dicts and lists with whole tensors for sharded ones. For all processes."""
+    if not dist.is_initialized():
+        return state
+    from torch.distributed.tensor import DTensor
+
     made: T = tree_map(lambda x: x.full_tensor() if isinstance(x, DTensor) else x, state)
     return made
 
 
 def like(value: Any, own: Any) -> Any:
     """``value``, or if it is a whole tensor and ``own`` a sharded one of its shape, its shards."""
+    if not dist.is_initialized():
+        return value
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
     if isinstance(own, DTensor) and isinstance(value, Tensor) and value.shape == own.shape:
         return distribute_tensor(value.to(own.device), own.device_mesh, own.placements)
     return value
@@ -133,6 +143,11 @@ def like(value: Any, own: Any) -> Any:
 @contextmanager
 def exchange(network: nn.Module, true: bool) -> Iterator[None]:
     """Within it, whether a backward pass adds up the gradients of all processes."""
+    if not dist.is_initialized():
+        yield
+        return
+    from torch.distributed.fsdp import FSDPModule
+
     if isinstance(network, FSDPModule):
         network.set_requires_gradient_sync(true)
         yield

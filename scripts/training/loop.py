@@ -192,7 +192,7 @@ def begin(config: Config, data: Data, world: World = ALONE) -> tuple[Run, nn.Mod
     if not config.resume:
         recipes.fit_to_images(model, data)
     fitting_seconds = time.perf_counter() - begun
-    network = recipes.spread(config, model, world)
+    network = recipes.distribute(config, model, world)
     if world.rank:  # other dropout masks than in the first process
         torch.manual_seed((config.seed << 20) + world.rank)
     optimizer = recipes.build_optimizer(config, model)
@@ -279,9 +279,8 @@ class Trainer:
         self.fill = data.mean.round()  # of a cutout
         self.norms = recipes.clipping(config)
         self.part = None if world.size == 1 else world.part(config.batch_size).to(self.device)
-        labels = data.train.labels
-        self.loss = recipes.build_loss(config, labels)
-        self.class_weights = recipes.weights_of_classes(config, labels)
+        self.class_weights = recipes.weights_of_classes(config, data.train.labels)
+        self.loss = recipes.build_loss(config, self.class_weights)
         self.clips = any(getattr(config, name) for name in CLIPS)
         self.folder = Path(config.checkpoint_dir)
         self.precision = torch.autocast(

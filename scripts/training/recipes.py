@@ -97,7 +97,7 @@ def build_model(config: Config, num_classes: int, in_channels: int) -> nn.Module
     return model
 
 
-def spread(config: Config, model: nn.Module, world: World) -> nn.Module:
+def distribute(config: Config, model: nn.Module, world: World) -> nn.Module:
     """What to call in place of the model, so that all processes train it.
 
     Its parameters are replaced with --fsdp; otherwise they and the buffers stay the same objects.
@@ -173,21 +173,20 @@ def normalize(weights: list[Tensor]) -> None:
         w.mul_(math.sqrt(len(w)) / norm)
 
 
-def build_loss(config: Config, labels: Tensor) -> nn.Module:
+def build_loss(config: Config, weight: Tensor | None) -> nn.Module:
     """The loss to train with, of logits (N, K) and labels (N,): a sum over N.
 
-    Its mean is the sum by that of ``weights_of_classes`` over the labels, or by N without them.
+    Its mean is the sum by that of the weights of the labels, or by N without weights.
 
     Args:
         config: which one.
-        labels: of all training images.
+        weight: of each class, (K,), see :func:`weights_of_classes`.
     """
-    layers, weight = _layers(config), weights_of_classes(config, labels)
     loss: nn.Module
     if config.focal:
         loss = scratch_layers.FocalLoss(weight, config.focal, reduction="sum")
     else:
-        loss = layers.CrossEntropyLoss(
+        loss = _layers(config).CrossEntropyLoss(
             weight, label_smoothing=config.label_smoothing, reduction="sum"
         )
     return loss

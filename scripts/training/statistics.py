@@ -21,9 +21,9 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from scipy import stats
 from torch import Tensor
 
 
@@ -67,7 +67,7 @@ def summarize(values: Sequence[float], confidence: float = 0.95) -> Summary:
     n, mean, deviation = _moments(values)
     error = deviation / math.sqrt(n)
     # scipy has no quantile, and says nan, of 0 degrees of freedom
-    half = float(stats.t.ppf((1 + confidence) / 2, n - 1)) * error
+    half = float(_student().ppf((1 + confidence) / 2, n - 1)) * error
     return Summary(n, mean, error, mean - half, mean + half, deviation)
 
 
@@ -91,7 +91,7 @@ def p_value_above(values: Sequence[float], target: float) -> float:
     n, mean, deviation = _moments(values)
     if not deviation > 0:
         return math.nan
-    return float(stats.t.sf((mean - target) / (deviation / math.sqrt(n)), n - 1))
+    return float(_student().sf((mean - target) / (deviation / math.sqrt(n)), n - 1))
 
 
 def welch(a: Sequence[float], b: Sequence[float]) -> float:
@@ -118,7 +118,7 @@ def welch(a: Sequence[float], b: Sequence[float]) -> float:
     # nu with e_a and e_b divided by their sum, which cancels and cannot underflow
     share_a, share_b = (d_a / error) ** 2, (d_b / error) ** 2
     nu = 1 / (share_a**2 / (n_a - 1) + share_b**2 / (n_b - 1))
-    return float(2 * stats.t.sf(abs(m_a - m_b) / error, nu))
+    return float(2 * _student().sf(abs(m_a - m_b) / error, nu))
 
 
 def expected_calibration_error(logits: Tensor, labels: Tensor, bins: int = 15) -> float:
@@ -165,6 +165,13 @@ def expected_calibration_error(logits: Tensor, labels: Tensor, bins: int = 15) -
     surplus = (answer == labels).double() - confidence
     sums = torch.bincount(torch.bucketize(confidence, edges), weights=surplus, minlength=bins)
     return float(sums.abs().sum() / len(labels))
+
+
+def _student() -> Any:
+    """Student's t. scipy takes longer to import than most commands take to fail."""
+    from scipy.stats import t
+
+    return t
 
 
 def _moments(values: Sequence[float]) -> tuple[int, float, float]:
