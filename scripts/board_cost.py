@@ -12,11 +12,8 @@ it comes. The report is printed, and written as JSON where ``--out`` says.
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,23 +21,16 @@ from typing import Any
 
 import torch
 
-from benchmark import Clock, figures, machine
+import timed_run
+from benchmark import Clock, figures
+from timed_run import make_trainer
 from training.data import Data
-from training.data import load as load_data
-from training.errors import UsageError
-from training.loop import Trainer, begin
-from training.options import Config, parse
+from training.loop import Trainer
+from training.options import Config
 from training.result import environment, versions
 from training.tensorboard import Board
 
 CALLS = 5  # of what is timed by itself
-
-
-def make_trainer(config: Config, data: Data, board: Board | None) -> Trainer:
-    """A trainer at the beginning of the run."""
-    torch.manual_seed(config.seed)
-    run, network = begin(config, data)
-    return Trainer(config, data, run, board, lambda line: None, network=network)
 
 
 def stretch(trainer: Trainer) -> Callable[[], None]:
@@ -97,10 +87,7 @@ def cost(config: Config, data: Data, clock: Clock, folder: Path) -> dict[str, An
             lambda: shown.show_pictures(board, measured),
             config.pictures_every * shown.steps_per_epoch or shown.total_steps,
         ),
-        "end": (
-            lambda: shown.show_test(board, tested, shown.figures(tested, None)),
-            shown.total_steps,
-        ),
+        "end": (end, shown.total_steps),
     }
     rows = [{"what": "points", **points, "share": points["ratio"] - 1}]
     for what, (call, steps) in calls.items():
@@ -116,36 +103,17 @@ def cost(config: Config, data: Data, clock: Clock, folder: Path) -> dict[str, An
     return {"step_microseconds": 1e6 * step, "rows": rows, "share": sum(r["share"] for r in rows)}
 
 
+def show(report: dict[str, Any]) -> str:
+    """The report, for people."""
+    lines = [f"{row['share']:8.2%}  {row['what']}" for row in report["rows"]]
+    step = report["step_microseconds"] / 1e3
+    return "\n".join([*lines, f"{report['share']:8.2%}  of {step:.1f} ms a step in all"])
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print, and write the report where ``--out`` says. Returns the exit code."""
-    parser = argparse.ArgumentParser(
-        description=__doc__.split("\n")[0],
-        epilog="All other options are those of cifar10.py.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("--seconds", type=float, default=60, help="of the steps (%(default)s)")
-    parser.add_argument("--rounds", type=int, default=11, help="of them, at least (%(default)s)")
-    parser.add_argument("--out", type=Path, help="JSON file for the report (default: none)")
-    own, rest = parser.parse_known_args(argv)
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            config = parse([*rest, "--log-dir", folder])
-            data = load_data(config.dataset, config.data_dir, config.seed, print, config.holdout)
-            device = torch.device(config.device)
-            clock = Clock(device, own.seconds, own.rounds)
-            report = cost(config, data.to(device), clock, Path(folder))
-    except UsageError as error:
-        print(f"board_cost.py: error: {error}", file=sys.stderr)
-        return 2
-    for row in report["rows"]:
-        print(f"{row['share']:8.2%}  {row['what']}")
-    print(f"{report['share']:8.2%}  of {report['step_microseconds'] / 1e3:.1f} ms a step in all")
-    if own.out is not None:
-        report = {"benchmark": "board", "machine": machine(device), **report}
-        report["config"] = {k: v for k, v in config.as_json().items() if not k.endswith("_dir")}
-        own.out.write_text(json.dumps(report, indent=1) + "\n")
-        print(f"-> {own.out}")
-    return 0
+    script, doc = Path(__file__).name, __doc__ or ""
+    return timed_run.main("board", script, doc, cost, show, argv, seconds=60, rounds=11)
 
 
 if __name__ == "__main__":

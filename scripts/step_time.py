@@ -18,13 +18,9 @@ faster than the first; where it is faster than the second, fusing and caches are
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import json
 import statistics
 import sys
-import tempfile
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,12 +31,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmark import Clock, figures, machine
+import timed_run
+from benchmark import Clock, figures
+from timed_run import make_trainer
 from training.data import Data
-from training.data import load as load_data
-from training.errors import UsageError
-from training.loop import AMP, Trainer, begin
-from training.options import BY_HAND_ONLY, Config, parse
+from training.loop import AMP, Trainer
+from training.options import BY_HAND_ONLY, Config
 
 CALLS = 7  # of a part
 MATRIX = 2048  # rows and columns of the product
@@ -59,13 +55,6 @@ class Traffic(TorchDispatchMode):
             tensors = [x for x in tree_leaves((args, kwargs, found)) if isinstance(x, Tensor)]
             self.bytes += sum(x.numel() * x.element_size() for x in tensors)
         return found
-
-
-def make_trainer(config: Config, data: Data) -> Trainer:
-    """A trainer at the beginning of the run."""
-    torch.manual_seed(config.seed)
-    run, network = begin(config, data)
-    return Trainer(config, data, run, None, lambda line: None, network=network)
 
 
 def built_in(config: Config) -> Config:
@@ -138,8 +127,8 @@ def ability(device: torch.device, dtype: torch.dtype, clock: Clock) -> tuple[flo
     return 2 * MATRIX**3 / product, 2 * COPIED / copy
 
 
-def measure(config: Config, data: Data, clock: Clock) -> list[dict[str, Any]]:
-    """A row for each of the run's sizes of images."""
+def measure(config: Config, data: Data, clock: Clock, folder: Path) -> dict[str, Any]:
+    """A row for each of the run's sizes of images; nothing is written."""
     ours, theirs = make_trainer(config, data), make_trainer(built_in(config), data)
     flops, bytes_ = ability(ours.device, AMP[config.amp], clock)
     rows = []
@@ -159,10 +148,15 @@ def measure(config: Config, data: Data, clock: Clock) -> list[dict[str, Any]]:
                 "floor_bytes_microseconds": 1e6 * moved / bytes_,
             }
         )
-    return rows
+    return {"rows": rows}
 
 
-def show(row: dict[str, Any]) -> str:
+def show(report: dict[str, Any]) -> str:
+    """The report, for people."""
+    return "\n".join(map(show_row, report["rows"]))
+
+
+def show_row(row: dict[str, Any]) -> str:
     """A row, for people."""
     total = row["microseconds"] / 1e3
     lines = [
@@ -183,32 +177,8 @@ def show(row: dict[str, Any]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print, and write the report where ``--out`` says. Returns the exit code."""
-    parser = argparse.ArgumentParser(
-        description=(__doc__ or "").split("\n")[0],
-        epilog="All other options are those of cifar10.py.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("--seconds", type=float, default=30, help="of each size (%(default)s)")
-    parser.add_argument("--rounds", type=int, default=7, help="of it, at least (%(default)s)")
-    parser.add_argument("--out", type=Path, help="JSON file for the report (default: none)")
-    own, rest = parser.parse_known_args(argv)
-    started = time.perf_counter()
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            config = parse([*rest, "--log-dir", folder])
-            data = load_data(config.dataset, config.data_dir, config.seed, print, config.holdout)
-            device = torch.device(config.device)
-            rows = measure(config, data.to(device), Clock(device, own.seconds, own.rounds))
-    except UsageError as error:
-        print(f"step_time.py: error: {error}", file=sys.stderr)
-        return 2
-    print("\n".join(map(show, rows)))
-    if own.out is not None:
-        report = {"benchmark": "step", "machine": machine(device), "rows": rows}
-        report["config"] = {k: v for k, v in config.as_json().items() if not k.endswith("_dir")}
-        own.out.write_text(json.dumps(report, indent=1) + "\n")
-        print(f"-> {own.out} in {time.perf_counter() - started:.0f} s")
-    return 0
+    script, doc = Path(__file__).name, __doc__ or ""
+    return timed_run.main("step", script, doc, measure, show, argv, seconds=30, rounds=7)
 
 
 if __name__ == "__main__":

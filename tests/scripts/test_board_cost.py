@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import board_cost
+import timed_run
 from benchmark import Clock
 from tests.training.conftest import TinyNet, tiny_data
 from training import recipes
@@ -16,7 +17,7 @@ from training.options import make_config
 
 @pytest.fixture
 def tiny(monkeypatch):
-    monkeypatch.setattr(board_cost, "load_data", lambda *args: tiny_data())
+    monkeypatch.setattr(timed_run, "load_data", lambda *args: tiny_data())
     monkeypatch.setattr(recipes, "build_model", lambda c, k, n: TinyNet(k, n, c.dropout))
 
 

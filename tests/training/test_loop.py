@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 
 import scratch_layers
+from timed_run import make_trainer
 from training import loop, options, recipes
 from training.checkpoint import load, save
 from training.data import load as load_data
@@ -41,10 +42,7 @@ def resumed(folder: Path, **given: Any):
 
 def trainer_of(made: Config) -> loop.Trainer:
     """What ``train`` makes before the first step."""
-    torch.manual_seed(made.seed)
-    data = loop.load_data()
-    run, network = loop.begin(made, data)
-    return loop.Trainer(made, data, run, None, network=network)
+    return make_trainer(made, loop.load_data())
 
 
 class at_step:  # noqa: N801
