@@ -61,15 +61,11 @@ class Result:
         Raises:
             UsageError: it cannot be written.
         """
-        text = json.dumps(dataclasses.asdict(self), indent=2) + "\n"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            write_atomically(folder / "result.json", lambda file: file.write(text.encode()))
-        except OSError as error:
-            raise UsageError(
-                f"cannot write {folder / 'result.json'}: {error}. The checkpoint is complete: free "
-                "some space, then --resume tests again and writes the result."
-            ) from error
+        remedy = (
+            "The checkpoint is complete: free some space, then --resume tests again and writes the "
+            "result."
+        )
+        write_json(folder / "result.json", dataclasses.asdict(self), remedy)
 
     def append(self, file: Path) -> None:
         """Add the result to ``file`` as a line of JSON, unless this run is there already.
@@ -115,6 +111,25 @@ class Result:
         return isinstance(record, dict) and all(
             record.get(name) == getattr(self, name) for name in ("train_seconds", "history")
         )
+
+
+def write_json(file: Path, content: dict[str, Any], remedy: str) -> None:
+    """Write ``content`` to ``file``, atomically, for people too.
+
+    Args:
+        file: may be in a folder that is not there yet.
+        content: in the types of JSON.
+        remedy: what to do if it cannot be written.
+
+    Raises:
+        UsageError: it cannot be written.
+    """
+    text = json.dumps(content, indent=2) + "\n"
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(file, lambda opened: opened.write(text.encode()))
+    except OSError as error:
+        raise UsageError(f"cannot write {file}: {error}. {remedy}") from error
 
 
 def load(folder: Path) -> dict[str, Any] | None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from training import options, result
-from training.checkpoint import remove_leftovers, write_atomically
+from training.checkpoint import remove_leftovers
 from training.distributed import ALONE, World
 from training.errors import DivergedError, InterruptedRunError, UsageError
 from training.loop import train
@@ -27,6 +27,7 @@ from training.options import Config, make_config
 from training.statistics import Summary, p_value_above, summarize
 
 SERIES, SUMMARY = "series.json", "summary.json"
+REMEDY = "Free some space, or choose another --log-dir."
 METRICS = {
     "test_accuracy": "test accuracy, %",
     "test_accuracy_tta": "by six views, %",
@@ -182,7 +183,7 @@ def _resumed(
 
 
 def _read(file: Path) -> dict[str, Any] | None:
-    """What ``_write`` wrote; None if there is no such file."""
+    """What ``run`` wrote; None if there is no such file."""
     try:
         saved = json.loads(file.read_text())
         names = saved["config"].keys() ^ {field.name for field in dataclasses.fields(Config)}
@@ -196,17 +197,6 @@ def _read(file: Path) -> dict[str, Any] | None:
             "run alone, by --resume of its folder, or start a new series."
         ) from error
     return dict(saved)
-
-
-def _write(file: Path, content: dict[str, Any]) -> None:
-    text = json.dumps(content, indent=2) + "\n"
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(file, lambda opened: opened.write(text.encode()))
-    except OSError as error:
-        raise UsageError(
-            f"cannot write {file}: {error}. Free some space, or choose another --log-dir."
-        ) from error
 
 
 def run(
@@ -226,7 +216,7 @@ def run(
     """
     if world.first:
         remove_leftovers(series.folder)
-        _write(series.folder / SERIES, dataclasses.asdict(series))
+        result.write_json(series.folder / SERIES, dataclasses.asdict(series), REMEDY)
     first = series.config["seed"]
     records: dict[int, dict[str, Any]] = {}
     diverged = []
@@ -257,7 +247,7 @@ def run(
         raise DivergedError(f"all {series.seeds} runs diverged: there is no mean.")
     outcome = summary(records, diverged, series.target)
     if world.first:
-        _write(series.folder / SUMMARY, outcome.as_json())
+        result.write_json(series.folder / SUMMARY, outcome.as_json(), REMEDY)
     return outcome
 
 
