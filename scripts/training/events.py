@@ -89,11 +89,16 @@ class EventFile:
         if hasattr(self, "file"):
             with contextlib.suppress(OSError):  # it tries once more to write
                 self.file.close()
-        return UsageError(
-            f"cannot write event files in {self.folder}: {error}. Free some space, choose another "
-            "--log-dir, or leave them out by --no-tensorboard; checkpoints written before are "
-            "untouched."
-        )
+        return unwritable(self.folder, error)
+
+
+def unwritable(folder: Path, error: OSError) -> UsageError:
+    """What to say of files for TensorBoard that cannot be written."""
+    return UsageError(
+        f"cannot write event files in {folder}: {error}. Free some space, choose another "
+        "--log-dir, or leave them out by --no-tensorboard; checkpoints written before are "
+        "untouched."
+    )
 
 
 def tags_at(log_dir: str, step: int) -> set[str]:

@@ -51,7 +51,7 @@ from tensorboard.plugins.projector.projector_config_pb2 import ProjectorConfig
 from torch import Tensor, nn
 from torch.utils.tensorboard.summary import histogram_raw, hparams, pr_curve_raw
 
-from training.events import Writer, tags_at
+from training.events import Writer, tags_at, unwritable
 from training.pictures import (
     confusion,
     draw_batch,
@@ -204,17 +204,10 @@ class Board:
             labels: (N,) int64.
             classes: K names.
         """
-        run = Path(self.writer.log_dir)
-        folder = run / FOLDER
-        folder.mkdir(exist_ok=True)
-        _write_columns(
-            folder / "features.tsv", [[f"{x:.6g}" for x in r] for r in features.tolist()]
-        )
         pairs = zip(labels.tolist(), logits.argmax(1).tolist(), strict=True)
         rows = [("is", "taken for"), *[(classes[is_], classes[said]) for is_, said in pairs]]
-        _write_columns(folder / "labels.tsv", rows)
+        columns = [[f"{x:.6g}" for x in row] for row in features.tolist()]
         sprite, side = draw_sprite(images)
-        Image.fromarray(sprite).save(folder / "images.png")
         config = ProjectorConfig()
         config.embeddings.add(
             tensor_name="features",
@@ -222,7 +215,16 @@ class Board:
             metadata_path=f"{FOLDER}/labels.tsv",
             sprite={"image_path": f"{FOLDER}/images.png", "single_image_dim": side},
         )
-        (run / "projector_config.pbtxt").write_text(text_format.MessageToString(config))
+        run = Path(self.writer.log_dir)
+        folder = run / FOLDER
+        try:
+            folder.mkdir(exist_ok=True)
+            _write_columns(folder / "features.tsv", columns)
+            _write_columns(folder / "labels.tsv", rows)
+            Image.fromarray(sprite).save(folder / "images.png")
+            (run / "projector_config.pbtxt").write_text(text_format.MessageToString(config))
+        except OSError as error:
+            raise unwritable(run, error) from error
 
     def finish(self, values: Mapping[str, float], step: int) -> None:
         """The final figures. They are the metrics of the HParams tab too."""

@@ -21,6 +21,7 @@ from tests.training.test_loop import PowerCutError, at_step, config, power_cut, 
 from training import probe, recipes
 from training.checkpoint import load
 from training.data import Data, Split
+from training.errors import UsageError
 from training.loop import spread, train
 from training.pictures import (
     MISTAKES,
@@ -308,6 +309,14 @@ def test_a_run_that_is_tested_again_has_its_final_figures_once(tmp_path, monkeyp
         assert steps(parts, tag) == steps(whole, tag), tag
     for tag in whole.Tags()["images"]:
         assert [e.step for e in parts.Images(tag)] == [e.step for e in whole.Images(tag)], tag
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_projector_that_cannot_be_written_is_one_message_and_the_checkpoint_is_whole(tmp_path):
+    (tmp_path / "projector").write_text("a file where its folder would be")
+    with pytest.raises(UsageError, match=r"cannot write event files in .*--no-tensorboard"):
+        train(config(tmp_path, tensorboard=True))
+    assert load(tmp_path / "last.pt")["progress"]["epoch"] == 3
 
 
 @pytest.mark.usefixtures("tiny")
