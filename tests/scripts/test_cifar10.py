@@ -17,6 +17,8 @@ from training import options
 from training.checkpoint import load
 from training.options import Config, make_config, parse
 
+pytestmark = pytest.mark.usefixtures("elsewhere")
+
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "scripts" / "cifar10.py"
 CUDA = torch.cuda.is_available()
@@ -24,12 +26,6 @@ SMALL = [
     "--epochs", "1", "--batch-size", "646", "--device", "cpu", "--layers", "torch",
     "--optim", "torch", "--no-tensorboard", "--quiet",
 ]  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path, monkeypatch):
-    """What a test leaves in the working folder is its own."""
-    monkeypatch.chdir(tmp_path)
 
 
 def run_script(*argv: str, **kwargs) -> subprocess.CompletedProcess[str]:

@@ -9,16 +9,12 @@ import pytest
 
 import cup
 
+pytestmark = pytest.mark.usefixtures("elsewhere")
+
 SMALL = [
     "--epochs", "1", "--batch-size", "646", "--device", "cpu", "--layers", "torch",
     "--trials", "2", "--seeds", "2",
 ]  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path, monkeypatch):
-    """What a test leaves in the working folder is its own."""
-    monkeypatch.chdir(tmp_path)
 
 
 def lines(path: Path) -> list[dict]:

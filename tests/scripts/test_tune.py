@@ -43,9 +43,8 @@ ON_CPU = ["--device", "cpu"]
 
 
 @pytest.fixture(autouse=True)
-def elsewhere(tmp_path, monkeypatch):
+def alone(elsewhere, monkeypatch):
     """What a test leaves in the working folder is its own, and so are Optuna's messages."""
-    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(os, "fsync", lambda file: None)  # 7 ms for each report of an epoch
     before = optuna.logging.get_verbosity()
     yield
@@ -70,6 +69,17 @@ class Training:
 def by_rate(config: Config, epoch: int) -> float:
     """Best at a learning rate of 0.01; more with every epoch, in every run alike."""
     return 0.9 - 0.1 * abs(np.log10(config.lr) + 2) + 0.001 * epoch
+
+
+def diverging_above(lr: float) -> Callable[[Config, int], float]:
+    """``by_rate``, for learning rates that are not too high."""
+
+    def accuracy(config: Config, epoch: int) -> float:
+        if config.lr > lr:
+            raise DivergedError("diverged: the training loss is nan at step 7. Use a lower --lr.")
+        return by_rate(config, epoch)
+
+    return accuracy
 
 
 @pytest.fixture
@@ -322,12 +332,7 @@ def test_a_trial_of_a_single_epoch_is_never_ended_early(training):
 
 
 def test_a_diverged_trial_is_told_of_and_the_search_goes_on(training, capsys):
-    def diverging(config: Config, epoch: int) -> float:
-        if config.lr > 0.1:
-            raise DivergedError("diverged: the training loss is nan at step 7. Use a lower --lr.")
-        return by_rate(config, epoch)
-
-    training.accuracy = diverging
+    training.accuracy = diverging_above(0.1)
     assert search("--sampler", "grid", "--space", "lr=0.001,0.01,0.2,0.3") == 0
     found = study()
     assert len(found.trials) == 4
@@ -508,12 +513,7 @@ def test_the_values_of_a_process_that_died_are_tried_again(training, monkeypatch
 
 
 def test_under_torchrun_all_processes_train_what_the_first_one_chooses(training, monkeypatch):
-    def diverging(config: Config, epoch: int) -> float:
-        if config.lr > 0.5:
-            raise DivergedError("diverged: nan at step 1. Use a lower --lr.")
-        return by_rate(config, epoch)
-
-    training.accuracy = diverging
+    training.accuracy = diverging_above(0.5)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
