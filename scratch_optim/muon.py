@@ -122,8 +122,9 @@ class Muon(Optimizer):
             elements. That is quicker for small ones, but rounds otherwise: products of batches and
             of single matrices need not agree in bfloat16. Default: one after the other.
         auxiliary: options of AdamW, such as ``{"lr": 1e-3}``, for what is no matrix.
-        ns_dtype: in which matrices are made orthogonal. Default: bfloat16, as torch has it; on a
-            processor that does not multiply it, float32 takes a twentieth of the time.
+        ns_dtype: in which matrices are made orthogonal. Default: bfloat16, as torch has it. A
+            processor that does not multiply it is quicker in float32: with AVX2 on 2 cores, 16 ms
+            a step instead of 425 for the six 3x3 convolutions of ``airnet.air_tiny``.
 
     State: ``momentum_buffer``, B, with the shape and dtype of the parameter; where AdamW updates,
     what that keeps.
