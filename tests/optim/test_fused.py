@@ -126,6 +126,7 @@ def test_fused_stays_within_few_epsilons_of_torch_on_large_tensors():
     both.check()
 
 
+@pytest.mark.usefixtures("full_width")
 def test_fused_updates_more_tensors_than_one_call_takes():
     shapes = tuple((i % 7 + 1, 3) for i in range(2 * fused.WIDTH + 3))
     both = Both(ADAMW, ADAMW.fused[0], shapes=shapes)
