@@ -1,4 +1,4 @@
-"""Two networks side by side, one built in and one by hand, on the same batches for 50 steps.
+"""Two networks side by side, one built in and one by hand, on the same batches for 20 steps.
 
 What is compared after every step is the loss and every weight, so an error shows in the step in
 which it is made and not as an accuracy that is a little lower at the end.
@@ -17,7 +17,7 @@ import scratch_layers
 import scratch_optim
 from scratch_layers.resnet import resnet20
 
-STEPS = 50
+STEPS = 20
 BATCH = 16
 GENTLE = {"lr": 0.01}
 """For comparisons up to rounding, which at a rate of 0.1 grows to the size of the weights."""

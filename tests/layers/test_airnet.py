@@ -93,6 +93,23 @@ def test_the_largest_of_a_map_takes_its_gradient():
     assert torch.equal((x.grad * x).sum((2, 3)), y)
 
 
+@pytest.mark.parametrize("shape", [(2, 3, 6, 6), (2, 3, 7, 5)])
+def test_pooling_is_that_of_max_pool2d_and_so_is_its_gradient_where_no_two_are_largest(shape):
+    x = torch.randn(shape, dtype=torch.float64)
+    y = F.max_pool2d(x.requires_grad_(), 2)
+    weights = torch.randn_like(y)
+    (expected,) = torch.autograd.grad((y * weights).sum(), x)
+    (given,) = torch.autograd.grad((airnet.pool(x) * weights).sum(), x)
+    assert torch.equal(airnet.pool(x), y)
+    assert torch.equal(given, expected)
+
+
+def test_where_all_four_are_largest_they_share_the_gradient_of_pooling():
+    x = torch.ones(1, 1, 2, 2, requires_grad=True)
+    airnet.pool(x).sum().backward()
+    assert torch.equal(x.grad, torch.full((1, 1, 2, 2), 0.25))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("make", [airnet.air_tiny, resnet.resnet9], ids=lambda f: f.__name__)
 def test_compiled_in_bfloat16_the_gradients_are_finite(make):
