@@ -357,11 +357,10 @@ def trial(
     """
     theta = _copied(p, wide)
     theta.grad = None if p.grad is None else _copied(p.grad, wide)
-    ways = {name: False for name in _WAYS if name in group}
     state = optimizer.state.get(p, {})
     twin = object.__new__(type(optimizer))
     twin.__dict__.update(vars(optimizer))
-    twin.param_groups = [{**group, **ways, **changes, "params": [theta]}]
+    twin.param_groups = [{**group, **dict.fromkeys(_WAYS, False), **changes, "params": [theta]}]
     twin.state = defaultdict(dict, {theta: {name: _copied(x, wide) for name, x in state.items()}})
     twin._plans = {}
     names: dict[str, Any] = {}
@@ -539,11 +538,11 @@ class _Seen:
 def _reduced(name: str, x: Any, p: Tensor, stride: int) -> tuple[str, _Mean | Tensor]:
     """Return a quantity under its full name, as the sum or the sample that its group needs."""
     if isinstance(x, Quantiles):
-        values = _wide(torch.as_tensor(x.values, device=p.device)).flatten()
+        values = torch.as_tensor(x.values, dtype=_dtype(p), device=p.device).flatten()
         whole = values.numel() != _real(p).numel()  # not of the elements, but of layers and such
         return name, values if whole else values[::stride]
     if not isinstance(x, Tensor):
-        return name, _Mean(_wide(torch.tensor(float(x), device=p.device)), 1)
+        return name, _Mean(torch.tensor(float(x), dtype=_dtype(p), device=p.device), 1)
     if x.dtype == torch.bool:
         return f"{name}_share", _Mean(x.sum().to(_dtype(x)), x.numel())
     return f"{name}_rms", _Mean(_square(x), x.numel(), root=True)
