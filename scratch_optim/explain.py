@@ -10,18 +10,19 @@ Every so many steps, by torch's hooks around ``step``, two things are looked at.
 d = theta_t - theta_{t-1}, g the gradient of what is minimized, and RMS the root mean square over
 the elements of a group (complex ones count as two):
 
-====================  ==============================================================
-``weight_rms``        RMS(theta_{t-1})
-``gradient_rms``      RMS(g_t)
-``update_rms``        RMS(d)
-``update_to_weight``  |d| / |theta_{t-1}|
-``update_to_gradient``  |d| / |g_t|: the learning rate that gradient descent would need for a
-                      step of this length
-``cosine``            -d^T g_t / (|d| |g_t|): 1 where the step goes down the gradient, below 0
-                      where momentum carries it up
-``decay_share``       |d - d'| / |d|, where d' is the step without this step's weight decay, both
-                      computed in float64; only where ``weight_decay`` is not 0
-====================  ==============================================================
+=======================  ===========================================================
+``weight_rms``           RMS(theta_{t-1})
+``gradient_rms``         RMS(g_t)
+``update_rms``           RMS(d)
+``update_to_weight``     |d| / |theta_{t-1}|
+``update_to_gradient``   |d| / |g_t|: the learning rate with which plain gradient
+                         descent would take a step of this length
+``cosine``               -d^T g_t / (|d| |g_t|): 1 where the step goes down the
+                         gradient, below 0 where momentum carries it up
+``decay_share``          |d - d'| / |d|, where d' is the step without this step's
+                         weight decay, both in float64; of the optimizers of this
+                         library, where ``weight_decay`` is not 0
+=======================  ===========================================================
 
 *The equation*, of the optimizers of this library and those written like them: it is run once more
 for each parameter, as a for-loop on copies of parameter, gradient and state, and what it calls m,
@@ -48,7 +49,8 @@ all others                      the RMS of every tensor that the equation gives 
 its change, lr / (sqrt(v_hat) + eps) for Adam. Rates, step sizes, singular values and trust ratios
 are shown by ``_min``, ``_q05``, ``_q50``, ``_q95`` and ``_max``, which are elements of the group
 (or singular values, or layers of it); of more than 2**20 elements every k-th. Without an equation
-(LBFGS, torch's optimizers, a class with a ``step`` of its own) there is only the first table.
+(LBFGS, torch's optimizers, a class with a ``step`` of its own) there is only the first table, but
+for its last row.
 """
 
 from __future__ import annotations

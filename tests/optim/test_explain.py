@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import copy
 import gc
 import math
 import pickle
+import re
 import weakref
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -206,6 +209,23 @@ def test_copies_and_checkpoints_are_those_of_an_optimizer_that_is_not_explained(
     optimizer.load_state_dict(saved)
     optimizer.step()
     assert len(found) == 2
+
+
+def test_a_differentiable_step_goes_on_with_the_same_derivative() -> None:
+    both = []
+    for explained in (False, True):
+        lr = torch.tensor(0.1, dtype=torch.float64)
+        p = torch.tensor([1.0, 2.0], dtype=torch.float64, requires_grad=True).clone()
+        optimizer = scratch_optim.Adam([p], lr=lr, differentiable=True)
+        found = told(optimizer) if explained else []
+        lr.requires_grad_()
+        for _ in range(3):
+            p.grad = 2 * p.detach() + lr
+            optimizer.step()
+        p.sum().backward()
+        assert len(found) == 3 * explained
+        both.append((p.detach(), lr.grad))
+    assert_same(both[0], both[1], "the parameter and the derivative by lr")
 
 
 # ------------------------------------------------------------------ the trial is the step
@@ -772,3 +792,15 @@ def test_what_cannot_be_explained_is_refused_with_the_remedy(what: str) -> None:
     error, message, call = BAD[what]
     with pytest.raises(error, match=message):
         call()
+
+
+def test_the_page_shows_what_its_example_prints(capsys) -> None:
+    """Within one unit of the last of two digits."""
+    page = (Path(__file__).parents[2] / "docs" / "explain.md").read_text()
+    blocks = [match[1] for match in re.finditer(r"```\w*\n(.*?)```", page, flags=re.DOTALL)]
+    exec(compile(blocks[0], "page", "exec"), {})
+    lines = [line.split(" ", 1) for line in capsys.readouterr().out.splitlines()]
+    assert [step for step, _ in lines] == ["10", "20", "30"]
+    step, shown = " ".join(blocks[1].split()).split(" ", 1)
+    assert step == "30"
+    assert ast.literal_eval(shown) == pytest.approx(ast.literal_eval(lines[-1][1]), rel=0.1)
