@@ -62,6 +62,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from types import CodeType, FrameType
 from typing import Any, NamedTuple, TypeAlias
 
@@ -280,25 +281,28 @@ class Explanation:
                 g = _gradient(optimizer, group, p)
                 self._seen.append(_Seen(number, p, _real(p.detach()).clone(), g, own))
 
-    @torch.no_grad()
     def _after(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-        notes, self._notes = self._notes, {}
-        seen, self._seen = self._seen, []
-        if not seen:
-            return
-        values = dict(notes)
+        if self._seen:
+            self.write(self._told(optimizer), self.taken)
+            self._seen = []
+        self._notes = {}
+
+    @torch.no_grad()
+    def _told(self, optimizer: torch.optim.Optimizer) -> dict[str, float]:
+        """Return what there is to say of the step that was taken."""
+        values = dict(self._notes)
         for number, group in enumerate(optimizer.param_groups):
             name = str(group.get("name", number))
             if number < len(self.groups):
                 name = self.groups[number]
-            of = [x for x in seen if x.group == number]
+            of = [x for x in self._seen if x.group == number]
             if of:
                 values |= {f"{name}/{key}": x for key, x in _summary(of).items()}
             for x in of:
                 if x.p in self.parameters:
                     place = f"{name}/{self.parameters[x.p]}"
                     values |= {f"{place}/{key}": y for key, y in _summary([x]).items()}
-        self.write(_fetched(values), self.taken)
+        return _fetched(values)
 
 
 # ------------------------------------------------------------------ the equation once more
@@ -331,6 +335,24 @@ class _Watched(Tensor):
             return func(*args, **(kwargs or {}))
 
 
+class _Twin:
+    """An optimizer that has other parameters than the original, and all else from it.
+
+    Not by a copy of ``vars(original)``: CPython keeps the attributes of an object in a quicker form
+    until somebody asks for their dict, and a step of a small model takes 2 % longer after that.
+    """
+
+    original: Optimizer
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.original, name)
+
+
+@cache
+def _twin_of(cls: type[Optimizer]) -> type[Any]:
+    return type(cls.__name__, (_Twin, cls), {})
+
+
 def has_equation(optimizer: Optimizer) -> bool:
     """Whether a step is what :class:`Optimizer` makes of an equation."""
     cls = type(optimizer)
@@ -345,7 +367,7 @@ def trial(
     """Take the coming step of one parameter, as a for-loop, on copies.
 
     The optimizer takes it itself, or rather a twin that has another parameter, state and plan: so
-    that step counts, sparse and complex gradients, and what a subclass does, are its own.
+    that step counts, sparse and complex gradients, and what a subclass does, are its own ways.
 
     Args:
         optimizer: one with an equation.
@@ -360,8 +382,8 @@ def trial(
     theta = _copied(p, wide)
     theta.grad = None if p.grad is None else _copied(p.grad, wide)
     state = optimizer.state.get(p, {})
-    twin = object.__new__(type(optimizer))
-    twin.__dict__.update(vars(optimizer))
+    twin: Any = object.__new__(_twin_of(type(optimizer)))
+    twin.original = optimizer
     twin.param_groups = [{**group, **dict.fromkeys(_WAYS, False), **changes, "params": [theta]}]
     twin.state = defaultdict(dict, {theta: {name: _copied(x, wide) for name, x in state.items()}})
     twin._plans = {}
@@ -376,7 +398,7 @@ def trial(
             names.update(frame.f_locals)
             arguments.update(_arguments(frame.f_code))
 
-    twin.update = update  # type: ignore[method-assign]
+    twin.update = update
     plan, grads = twin._plan(twin.param_groups[0])
     twin._carry_out(plan, grads, twin.param_groups[0], None)
     return Trial(theta, names, frozenset(names.keys() - arguments))
