@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-from matplotlib.ticker import LogLocator, NullLocator
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from training.loop import train
@@ -53,7 +52,7 @@ def draw(found: dict[str, tuple[list[int], list[float]]], out: Path) -> None:
 
     moment.plot(*own["gradient_rms"], linewidth=0.8, alpha=0.6, label="RMS of g")
     moment.plot(*own["m_hat_rms"], label="RMS of m̂")
-    moment.set(yscale="log", title="gradient and its mean", xlabel="step")
+    moment.set(ylim=(0, None), title="gradient and its mean", xlabel="step")
 
     direction.plot(*own["cosine"], linewidth=0.8, label="cosine of update and -g")
     direction.plot(*own["explain/clip_factor"], linewidth=0.8, label="clip factor")
@@ -62,9 +61,6 @@ def draw(found: dict[str, tuple[list[int], list[float]]], out: Path) -> None:
     for axis in axes.flat:
         axis.legend(frameon=False, fontsize="small")
         axis.grid(alpha=0.3)
-        if axis.get_yscale() == "log":
-            axis.yaxis.set_major_locator(LogLocator())
-            axis.yaxis.set_minor_locator(NullLocator())
     figure.savefig(out, dpi=110, metadata={"Software": None})
 
 

@@ -13,6 +13,7 @@ from benchmark import Clock
 def test_report_has_a_row_for_every_way(tmp_path, monkeypatch):
     one_layer = explain_cost.SETS["one layer"]
     monkeypatch.setattr(explain_cost, "SETS", {"one layer": one_layer})
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)  # of this process
     out = tmp_path / "cost.json"
     assert explain_cost.main(["--seconds", "0", "--rounds", "2", "--out", str(out)]) == 0
     rows = json.loads(out.read_text())["rows"]
