@@ -336,6 +336,17 @@ def test_decoupled_decay_has_the_share_of_its_own_change() -> None:
     assert values["decay_share"] == nearly(0.5 / math.hypot(1.3, 1.4), 1e5 * EPS)
 
 
+def test_a_decay_below_the_resolution_of_its_parameter_has_its_share_too() -> None:
+    p = torch.tensor([3.0, 4.0])
+    p.grad = torch.tensor([1.0, 2.0])
+    optimizer = scratch_optim.SGD([p], lr=1e-8, weight_decay=0.5)
+    found = told(optimizer)
+    optimizer.step()
+    assert found[0]["0/update_rms"] == 0  # in float32
+    # 8 of 16 digits are lost
+    assert found[0]["0/decay_share"] == nearly(2.5 / math.hypot(2.5, 4.0), 1e9 * EPS)
+
+
 def test_where_nothing_moves_ratios_are_undefined_or_zero() -> None:
     values = one([0.0], [0.0], scratch_optim.SGD, lr=0.1)
     assert values["update_rms"] == values["gradient_rms"] == 0
