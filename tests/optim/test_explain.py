@@ -700,12 +700,13 @@ def test_what_is_derived_can_be_said_by_the_caller() -> None:
 
 
 def test_lookahead_is_explained_by_what_it_wraps() -> None:
-    p = torch.tensor([1.0, 2.0], dtype=torch.float64)
+    p = Parameter(torch.tensor([1.0, 2.0], dtype=torch.float64))
     p.grad = torch.ones(2, dtype=torch.float64)
     optimizer = Lookahead(scratch_optim.SGD([p], lr=0.1), k=1)
     found = told(optimizer)
     optimizer.step()
-    assert found[0]["0/update_rms"] == nearly(0.1)  # not the half of it
+    assert found[0]["0/update_rms"] == nearly(0.1, 64 * EPS)  # a difference of larger numbers
+    assert p.tolist() == [nearly(0.95), nearly(1.95)]  # half of the way
 
 
 def scaled_steps(losses: list[float]) -> tuple[list[dict[str, float]], list[dict[str, float]]]:
@@ -778,6 +779,24 @@ def test_a_gradient_that_is_refused_is_refused_as_ever_and_changes_nothing() -> 
     p.grad = torch.ones(2)
     optimizer.step()
     assert len(found) == 1
+
+
+def test_of_a_step_that_failed_nothing_is_told_later() -> None:
+    p = torch.ones(2)
+    p.grad = torch.ones(2)
+    optimizer = scratch_optim.SGD([p])
+    steps: list[int] = []
+    handle = explain(optimizer, lambda values, step: steps.append(step), 2)
+    optimizer.step()
+    failing = optimizer.register_step_pre_hook(lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        optimizer.step()
+    failing.remove()
+    optimizer.step()
+    assert steps == []
+    optimizer.step()
+    assert steps == [4]
+    assert not handle._seen  # nor copies kept
 
 
 class Cut(Tensor):
