@@ -349,7 +349,7 @@ class _Twin:
 
 
 @cache
-def _twin_of(cls: type[Optimizer]) -> type[Any]:
+def _twin_of(cls: Any) -> type[Any]:
     return type(cls.__name__, (_Twin, cls), {})
 
 
