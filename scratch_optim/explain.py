@@ -349,7 +349,7 @@ class _Twin:
 
 
 @cache
-def _twin_of(cls: Any) -> type[Any]:
+def _twin_of(cls: type[Any]) -> type[Any]:
     return type(cls.__name__, (_Twin, cls), {})
 
 
@@ -382,7 +382,8 @@ def trial(
     theta = _copied(p, wide)
     theta.grad = None if p.grad is None else _copied(p.grad, wide)
     state = optimizer.state.get(p, {})
-    twin: Any = object.__new__(_twin_of(type(optimizer)))
+    kind: Any = type(optimizer)
+    twin: Any = object.__new__(_twin_of(kind))
     twin.original = optimizer
     twin.param_groups = [{**group, **dict.fromkeys(_WAYS, False), **changes, "params": [theta]}]
     twin.state = defaultdict(dict, {theta: {name: _copied(x, wide) for name, x in state.items()}})
