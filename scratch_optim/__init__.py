@@ -4,10 +4,10 @@
 
 Each file holds one paper and its equation; ``optimizer.py`` runs any of them as a for-loop, on
 lists, compiled, or under autograd. ``lr_scheduler``, ``clip_grad``, ``swa_utils`` and
-``functional`` stand in for the modules of those names.
+``functional`` stand in for the modules of those names; ``explain`` shows what the equations do.
 """
 
-from . import clip_grad, functional, lr_scheduler, swa_utils
+from . import clip_grad, explain, functional, lr_scheduler, swa_utils
 from .adadelta import Adadelta
 from .adafactor import Adafactor
 from .adagrad import Adagrad
@@ -51,6 +51,7 @@ __all__ = [
     "Rprop",
     "SparseAdam",
     "clip_grad",
+    "explain",
     "functional",
     "lr_scheduler",
     "swa_utils",

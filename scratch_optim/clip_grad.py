@@ -38,6 +38,7 @@ from typing_extensions import deprecated
 
 __all__ = [
     "adaptive_clip_grad_",
+    "clip_factor",
     "clip_grad_norm",
     "clip_grad_norm_",
     "clip_grad_value_",
@@ -174,6 +175,16 @@ def clip_grads_with_norm_(
     """
     max_norm = _bound("max_norm", max_norm)
     _scale(_grouped(foreach, _gradients(parameters)), max_norm, total_norm)
+
+
+def clip_factor(max_norm: float, total_norm: Tensor) -> Tensor:
+    """Return min(1, max_norm / (total_norm + 1e-6)), by which clipping by norm multiplies.
+
+    Args:
+        max_norm: what was handed to :func:`clip_grad_norm_`.
+        total_norm: what it returned; 0-dim.
+    """
+    return torch.clamp(max_norm / (total_norm + 1e-6), max=1.0)
 
 
 @torch.no_grad()
@@ -336,7 +347,7 @@ def _each_norm(tensors: list[Tensor], p: float) -> list[Tensor]:
 
 
 def _scale(groups: list[Group], max_norm: float, total_norm: Tensor) -> None:
-    coefficient = torch.clamp(max_norm / (total_norm + 1e-6), max=1.0)
+    coefficient = clip_factor(max_norm, total_norm)
     if _at_hand(coefficient) and coefficient.item() == 1:
         return
     for device, (grads,), lists in groups:

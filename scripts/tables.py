@@ -1,7 +1,7 @@
-"""Write the tables of README.md, from the reports in benchmarks/results/.
+"""Write the tables of README.md and docs/explain.md, from the reports in benchmarks/results/.
 
     python scripts/tables.py           after a benchmark
-    python scripts/tables.py --check   exit with 1 if README.md does not hold what they say
+    python scripts/tables.py --check   exit with 1 if a page does not hold what they say
 
 Adam's equation and the catalogue of optimizers are taken from the sources likewise. A table stands
 between ``<!-- table NAME -->`` and ``<!-- end -->``.
@@ -28,6 +28,7 @@ from scratch_optim import Adam, Optimizer
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
+PAGES = (ROOT / "README.md", ROOT / "docs" / "explain.md")
 
 
 def report(name: str) -> dict[str, Any]:
@@ -311,6 +312,27 @@ def board() -> str:
     return markdown(header, lines)
 
 
+def explain(content: dict[str, Any]) -> str:
+    """Return what it costs to explain an optimizer, and to have explained it."""
+    header = [
+        "parameters", "optimizer", "way", "a step", "another, never explained", "explained before",
+        "not its turn", "a step that is explained", "every 100th",
+    ]  # fmt: skip
+    lines = [
+        [
+            row["parameters"],
+            row["optimizer"],
+            row["way"],
+            f"{row['step_microseconds']:.0f} us",
+            *[f"{row[name]:.3f}" for name in ("again", "removed", "waiting")],
+            f"{row['explained_microseconds'] / 1e3:.1f} ms",
+            f"{row['every_100']:.2f}",
+        ]
+        for row in content["rows"]
+    ]
+    return f"{markdown(header, lines)}\n\n{caption(content)}"
+
+
 def adam() -> str:
     """Return Adam's equation, as it stands in its file."""
     source = textwrap.dedent(inspect.getsource(Adam.update)).split(") -> None:\n")[1]
@@ -374,6 +396,7 @@ OF: dict[str, Callable[[dict[str, Any]], str]] = {
     "optimizers": optimizers,
     "layers": layers,
     "training": training,
+    "explain": explain,
 }
 """The tables of each benchmark, from its report."""
 
@@ -407,12 +430,13 @@ def filled(text: str) -> str:
 
 
 def main() -> int:
-    """Write README.md, or compare it."""
-    readme = ROOT / "README.md"
-    text = readme.read_text()
-    if "--check" in sys.argv[1:]:
-        return int(text != filled(text))
-    readme.write_text(filled(text))
+    """Write the pages, or compare them."""
+    for page in PAGES:
+        text = page.read_text()
+        if "--check" not in sys.argv[1:]:
+            page.write_text(filled(text))
+        elif text != filled(text):
+            return 1
     return 0
 
 

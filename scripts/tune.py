@@ -63,7 +63,7 @@ PRUNERS = ("hyperband", "none")
 TRIALS = 20
 DECIDED_HERE = (
     "log_dir", "checkpoint_dir", "checkpoint_every", "resume", "tensorboard", "log_every",
-    "pictures_every",
+    "pictures_every", "explain",
 )  # fmt: skip
 """Options of cifar10.py that a search does not take: of a trial only its figures are kept."""
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)

@@ -19,7 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from scratch_optim.clip_grad import adaptive_clip_grad_
+from scratch_optim.clip_grad import adaptive_clip_grad_, clip_factor
+from scratch_optim.explain import explain
 from scratch_optim.swa_utils import Lookahead
 from training import budget, checkpoint, probe, recipes
 from training.augment import augment, draw_mix
@@ -288,6 +289,15 @@ class Trainer:
         )
         if config.amp == "fp16":  # the scaler skips steps while it looks for its scale; no mistake
             warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
+        self.explanation = None
+        if board and config.explain:
+            self.explanation = explain(
+                run.optimizer,
+                lambda values, _: board.explained(values, run.steps + 1),
+                config.explain,
+                groups=recipes.group_names(run.optimizer),
+                taken=run.steps,
+            )
         self.window: list[Tensor] = []  # of each step not read yet: mean loss, right answers
         self.measures: dict[str, Tensor] = {}  # of the newest step that was measured
         self.clock = 0.0
@@ -439,6 +449,8 @@ class Trainer:
                 slopes = probe.lengths(whole(gradients))  # before they are clipped
             if config.clip_grad_norm:
                 self.norms.clip_grads_with_norm_(parameters, config.clip_grad_norm, norm)
+                if self.explanation:
+                    self.explanation.note(clip_factor=clip_factor(config.clip_grad_norm, norm))
             elif config.clip_grad_value:
                 self.norms.clip_grad_value_(parameters, config.clip_grad_value)
             elif config.clip_grad_ratio:

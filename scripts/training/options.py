@@ -54,7 +54,7 @@ ALWAYS: dict[str, Any] = {
     "schedule": "onecycle", "label_smoothing": 0.0, "seed": 0,
     "device": "auto", "amp": "off", "compile": False, "channels_last": False,
     "checkpoint_every": 0, "resume": None, "tensorboard": True, "log_every": 20,
-    "pictures_every": 5, "quiet": False,
+    "pictures_every": 5, "explain": 0, "quiet": False,
     "preset": None, "budget": 0.0, "resolutions": (), "padding": 0, "holdout": True, "tta": False,
     "normalize_weights": False, "bias_lr": 1.0, "muon_head": True, "auxiliary_lr": 3e-3,
     "whitening_bias": True,
@@ -97,7 +97,7 @@ NEWER = (
     "padding", "activation", "norm", "holdout", "tta", "normalize_weights", "bias_lr",
     "muon_head", "auxiliary_lr", "whitening_bias", "mixup", "cutmix", "imbalance",
     "class_weights", "focal", "average", "ema_decay", "accumulate", "patience", "sync_batchnorm",
-    "fsdp", "results",
+    "fsdp", "results", "explain",
 )  # fmt: skip
 """Not in older checkpoints, which mean the default."""
 TUPLES = ("augment", "resolutions")
@@ -174,6 +174,7 @@ class Config:
     tensorboard: bool
     log_every: int  # steps
     pictures_every: int  # epochs
+    explain: int  # steps between looks into the optimizer's equation; 0: none
     quiet: bool
 
     def as_json(self) -> dict[str, Any]:
@@ -186,7 +187,8 @@ class Config:
 MAY_CHANGE = {
     "data_dir", "layers", "kernels", "fused_layers", "optim", "fused", "foreach", "device",
     "compile", "channels_last", "sync_batchnorm", "fsdp", "log_dir", "checkpoint_dir",
-    "checkpoint_every", "resume", "tensorboard", "log_every", "pictures_every", "quiet", "results",
+    "checkpoint_every", "resume", "tensorboard", "log_every", "pictures_every", "explain", "quiet",
+    "results",
 }  # fmt: skip
 
 
@@ -374,7 +376,7 @@ def _check(c: Config, again: bool) -> None:
     refuse_unless(0 < c.epochs < 2**20, "epochs", "give a number above 0 and below 2**20.")
     for name in ("batch_size", "log_every", "accumulate"):
         refuse_unless(getattr(c, name) >= 1, name, "give a whole number, 1 or more.")
-    for name in ("checkpoint_every", "pictures_every", "padding", "patience"):
+    for name in ("checkpoint_every", "pictures_every", "explain", "padding", "patience"):
         refuse_unless(getattr(c, name) >= 0, name, "give a whole number, 0 or more.")
     refuse_unless(0 <= c.seed < 2**32, "seed", "give a whole number in [0, 2**32).")
     refuse_unless(
@@ -484,6 +486,12 @@ def _check(c: Config, again: bool) -> None:
         )
     refuse_unless(
         not (c.fused and c.foreach), "fused", "not together with --foreach. Leave one of them out."
+    )
+    refuse_unless(
+        c.explain == 0 or (c.tensorboard and not c.fsdp),
+        "explain",
+        "it is shown in TensorBoard, of whole parameters. Leave it out, or --no-tensorboard and "
+        "--fsdp.",
     )
     refuse_unless(
         c.kernels == "eager" or c.layers == "scratch",
@@ -922,6 +930,16 @@ def parser() -> argparse.ArgumentParser:
         type=int,
         metavar="EPOCHS",
         help="between histograms, confusion matrices and mistakes; 0: at the end only (default: 5)",
+    )
+    g.add_argument(
+        "--explain",
+        type=int,
+        nargs="?",
+        const=100,
+        metavar="STEPS",
+        help="show every so many steps (100 where no number is given) what the optimizer does: "
+        "moments, rates, ratios; of PyTorch's own only what parameters and gradients tell; 0 is "
+        "not (default: 0)",
     )
     g.add_argument("--quiet", action=switch, help="print the last line only (default: no)")
     return p

@@ -13,6 +13,9 @@ Scalars                    train/, validation/, test/: loss and accuracy; test/:
                            update_to_weight_ratio of all parameters together, and of each
                            weight: layer_gradient_norm/, layer_weight_norm/ and
                            layer_update_to_weight_ratio/;
+                           explain/: of each group, what the optimizer's equation does, see
+                           scratch_optim/explain.py, and the factor by which gradients were
+                           clipped;
                            images_per_second; on a CPU, data_share: how much of the time goes
                            into choosing, augmenting and normalizing images; on CUDA,
                            memory/: of the device, in GiB
@@ -67,6 +70,7 @@ METRICS = (
     "validation/loss", "train_seconds",
 )  # fmt: skip
 THRESHOLDS = 127  # of a curve of precision and recall: as many as pr_curve_raw takes
+EXPLAIN = "explain/[^/]+/"
 FOLDER = "projector"  # within that of the run
 
 
@@ -127,6 +131,10 @@ class Board:
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """One point of each curve."""
         self._add([Summary.Value(tag=tag, simple_value=v) for tag, v in values.items()], step)
+
+    def explained(self, values: Mapping[str, float], step: int) -> None:
+        """What :func:`scratch_optim.explain.explain` has to say of a step."""
+        self.scalars({f"explain/{tag}": value for tag, value in values.items()}, step)
 
     def batch(self, images: Tensor, step: int) -> None:
         """uint8 (N, C, H, W) images as they go into the network, 64 at most."""
@@ -275,6 +283,17 @@ def layout(config: Mapping[str, Any]) -> dict[str, dict[str, list[Any]]]:
         "accuracy of each class": {"validation": ["validation_class/"]},
         "speed": {"images a second": ["images_per_second$"]},
     }
+    if config["explain"]:
+        charts["what the optimizer does"] = {
+            "RMS of gradient, update and weight": [f"{EXPLAIN}(gradient|update|weight)_rms$"],
+            "update by weight and by gradient, in length": [f"{EXPLAIN}update_to_"],
+            "cosine of update and downhill": [f"{EXPLAIN}cosine$"],
+            "in the symbols of the equation": [
+                f"{EXPLAIN}(?!(gradient|update|weight)_rms$|update_to_|cosine$)"
+            ],
+        }
+        if config["clip_grad_norm"]:
+            charts["what the optimizer does"]["clipping"] = ["explain/clip_factor$"]
     if not config["holdout"]:
         del charts["accuracy of each class"]
     if config["device"] == "cuda":

@@ -136,3 +136,19 @@ def test_markers_name_the_benchmark_and_the_device(monkeypatch):
     assert read == ["layers-cpu", "layers-cuda"] * 2
     with pytest.raises(KeyError):
         tables.filled(page.format("nothing"))
+
+
+def test_the_page_on_explaining_says_what_its_report_says():
+    page = (tables.ROOT / "docs" / "explain.md").read_text()
+    assert "<!-- table explain -->" in page
+    assert tables.filled(page) == page, "run scripts/tables.py"
+
+
+def test_each_figure_of_explaining_is_in_its_place():
+    ratios = {"again": 1.001, "removed": 1.002, "waiting": 1.003, "every_100": 1.25}
+    found = {"step_microseconds": 12.4, "explained_microseconds": 3210.0, **ratios}
+    where = {"parameters": "one layer", "optimizer": "SGD", "way": "foreach"}
+    text = tables.explain({"machine": MACHINE, "rows": [{**where, **found}]})
+    cells = [cell.strip() for cell in text.splitlines()[2].strip("|").split("|")]
+    assert cells == [*where.values(), "12 us", "1.001", "1.002", "1.003", "3.2 ms", "1.25"]
+    assert "Abacus, 7 threads" in text

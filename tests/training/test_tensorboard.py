@@ -17,7 +17,14 @@ from tensorboard.plugins.projector.projector_config_pb2 import ProjectorConfig
 from torch.utils.tensorboard.summary import compute_curve
 
 from tests.training.conftest import TinyNet, tiny_data
-from tests.training.test_loop import PowerCutError, at_step, config, power_cut, resumed
+from tests.training.test_loop import (
+    PowerCutError,
+    assert_same,
+    at_step,
+    config,
+    power_cut,
+    resumed,
+)
 from training import probe, recipes
 from training.checkpoint import load
 from training.data import Data, Split
@@ -140,13 +147,22 @@ def test_training_and_validation_share_a_chart(record):
 
 
 @pytest.mark.usefixtures("tiny")
-@pytest.mark.parametrize("holdout", [True, False])
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"holdout": False},
+        {"explain": 2, "clip_grad_norm": 0.1, "optim": "scratch"},
+        {"explain": 2, "optimizer": "muon", "optim": "scratch"},
+    ],
+    ids=str,
+)
 def test_every_chart_has_a_curve_and_every_curve_but_those_of_the_test_a_chart(
-    tmp_path, holdout, monkeypatch
+    tmp_path, given, monkeypatch
 ):
-    if not holdout:
+    if given.get("holdout") is False:
         monkeypatch.setattr("training.loop.load_data", lambda *args: without_validation())
-    train(config(tmp_path, tensorboard=True, log_every=4, epochs=1, holdout=holdout))
+    train(config(tmp_path, tensorboard=True, log_every=4, epochs=1, **given))
     found = read(tmp_path)
     (event,) = found.Tensors("custom_scalars__config__")
     layout = layout_pb2.Layout()
@@ -248,6 +264,49 @@ def test_hyperparameters_are_in_the_same_run_with_real_scalars_as_metrics(record
     assert given["optimizer"].string_value == "adam"
     metrics = {m.name.tag for m in content["experiment"].experiment.metric_infos}
     assert {"test/accuracy", "validation/loss"} <= metrics <= set(found.Tags()["scalars"])
+
+
+@pytest.mark.usefixtures("tiny")
+@pytest.mark.parametrize("average", ["none", "lookahead"])
+def test_what_the_optimizer_does_is_shown_and_changes_nothing(tmp_path, average):
+    options = {"optim": "scratch", "average": average, "clip_grad_norm": 0.1, "epochs": 2}
+    train(config(tmp_path / "shown", tensorboard=True, log_every=5, explain=4, **options))
+    train(config(tmp_path / "plain", **options))
+    saved = [load(tmp_path / folder / "last.pt") for folder in ("shown", "plain")]
+    for name in ("model", "optimizer"):
+        assert_same(saved[0][name], saved[1][name], name)
+    found = read(tmp_path / "shown")
+    for group in ("weights", "biases and normalizations"):
+        for name in ("update_rms", "cosine", "m_hat_rms", "rate_q50"):
+            assert steps(found, f"explain/{group}/{name}") == [4, 8, 12]
+    clipped = values(found, "explain/clip_factor")
+    lengths = dict(zip(steps(found, "gradient_norm"), values(found, "gradient_norm"), strict=True))
+    assert clipped[-1] == pytest.approx(0.1 / lengths[12], rel=1e-4)  # the norm and 1e-6
+    assert clipped[-1] < 1
+
+
+@pytest.mark.usefixtures("tiny")
+def test_of_torchs_optimizer_only_what_parameters_and_gradients_tell_is_shown(tmp_path):
+    train(config(tmp_path, tensorboard=True, explain=3, epochs=1))
+    shown = {tag for tag in read(tmp_path).Tags()["scalars"] if tag.startswith("explain/weights/")}
+    assert shown == {
+        f"explain/weights/{name}"
+        for name in (
+            "weight_rms", "gradient_rms", "update_rms", "update_to_weight", "update_to_gradient",
+            "cosine",
+        )
+    }  # fmt: skip
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_resumed_run_is_explained_at_the_same_steps(tmp_path, monkeypatch):
+    options = {"optim": "scratch", "tensorboard": True, "explain": 4, "checkpoint_every": 5}
+    with monkeypatch.context() as patch:
+        at_step(patch, 8, power_cut)  # checkpoint of 6, the end of an epoch
+        with pytest.raises(PowerCutError):
+            train(config(tmp_path, **options))
+    train(resumed(tmp_path))
+    assert steps(read(tmp_path), "explain/weights/update_rms") == [4, 8, 12, 16]
 
 
 @pytest.mark.usefixtures("tiny")
