@@ -186,7 +186,7 @@ def begin(config: Config, data: Data, world: World = ALONE) -> tuple[Run, nn.Mod
         world: the processes that train together.
     """
     device = data.mean.device
-    model = recipes.build_model(config, len(data.classes), data.train.images.shape[1])
+    model = recipes.build_model(config, len(data.classes), data.train.images.shape[1:])
     model.to(device).to(memory_format=_layout(config))
     begun = time.perf_counter()
     if not config.resume:
@@ -585,7 +585,7 @@ class Trainer:
         """What the network holds, gives out and answers; arguments as for ``show_epoch``."""
         run, held = self.run, self.data.validation
         if not self.config.fsdp:  # where a process has a part of the weights only
-            board.filters(run.model, run.steps)
+            board.filters(run.model, self.data.train.images.shape[1:], run.steps)
             images = held.images if measured else self.data.train.images
             found = probe.weights_and_statistics(run.model)
             found |= self.inside(probe.activations, images[spread(len(images), PROBED)])

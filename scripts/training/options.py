@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from scratch_layers import airnet, resnet
+from scratch_layers.mlp import mlp
 from training import checkpoint
 from training.augment import CHOICES as AUGMENTATIONS
 from training.averaging import KINDS as AVERAGES
@@ -26,13 +27,24 @@ from training.presets import PRESETS
 
 DATASETS = ("digits", "cifar10")
 CLASS_WEIGHTS = ("none", "inverse", "effective")
-MODELS = resnet.MODELS | airnet.MODELS
+PERCEPTRONS = {"mlp": mlp}
+"""Their input is flattened."""
+MODELS = resnet.MODELS | airnet.MODELS | PERCEPTRONS
 ACTIVATIONS = (
     "ReLU", "LeakyReLU", "PReLU", "ELU", "SELU", "CELU", "GELU", "SiLU", "Mish", "Hardswish",
     "Softplus", "Tanh", "Sigmoid",
 )  # fmt: skip
 """Names of classes in both libraries."""
 NORMS = ("batch", "group", "layer", "instance", "none")
+INITS = {
+    "he": "variance g² / fan_in",
+    "glorot": "2 g² / (fan_in + fan_out)",
+    "orthogonal": "all singular values g",
+    "normal1": "variance 1: signals explode",
+    "small": "standard deviation 0.01: they vanish",
+    "zeros": "all units of a layer stay the same",
+}
+"""How the weights of a multilayer perceptron are drawn; g is the gain of the activation."""
 SCHEDULES = {
     "onecycle": "",
     "cosine": "to 0",
@@ -47,6 +59,7 @@ SCHEDULES = {
 # What is used where nothing is given: always, for the data set, and for the optimizer.
 ALWAYS: dict[str, Any] = {
     "data_dir": None, "model": "resnet20", "activation": None, "norm": "batch", "dropout": 0.0,
+    "hidden": (128, 64, 32), "norm_last": False, "init": "he",
     "layers": "scratch", "kernels": "eager", "fused_layers": False,
     "optim": "scratch", "fused": None, "foreach": None,
     "weight_decay": 0.0, "momentum": 0.0, "nesterov": False,
@@ -97,10 +110,10 @@ NEWER = (
     "padding", "activation", "norm", "holdout", "tta", "normalize_weights", "bias_lr",
     "muon_head", "auxiliary_lr", "whitening_bias", "mixup", "cutmix", "imbalance",
     "class_weights", "focal", "average", "ema_decay", "accumulate", "patience", "sync_batchnorm",
-    "fsdp", "results",
+    "fsdp", "results", "hidden", "norm_last", "init",
 )  # fmt: skip
 """Not in older checkpoints, which mean the default."""
-TUPLES = ("augment", "resolutions")
+TUPLES = ("augment", "resolutions", "hidden")
 """Lists in JSON and in checkpoints."""
 
 
@@ -123,7 +136,10 @@ class Config:
     model: str
     activation: str | None  # name of its class; None: the model's own
     norm: str  # of NORMS
-    dropout: float  # probability, before the classifier
+    dropout: float  # probability, before the classifier; of an mlp after every hidden layer
+    hidden: tuple[int, ...]  # units of the layers of an mlp
+    norm_last: bool  # an mlp normalizes what its activations give, not what they take
+    init: str  # of INITS; of the weights of an mlp
     layers: str  # scratch or torch
     kernels: str  # eager or compiled, of the scratch layers
     fused_layers: bool  # normalization, sum and ReLU in one
@@ -251,7 +267,7 @@ def make_config(**given: Any) -> Config:
         values["device"] = "cuda" if torch.cuda.is_available() else "cpu"
     if values["amp"] == "auto":
         values["amp"] = "bf16" if values["device"] == "cuda" or multiplies_bf16() else "off"
-    values["resolutions"] = tuple(values["resolutions"])
+    values |= {name: tuple(values[name]) for name in TUPLES}
     config = Config(**values)
     _check(config, again=auto)
     return config
@@ -332,7 +348,7 @@ def _listed(name: str) -> str:
 
 
 def _show(value: Any) -> str:
-    return " ".join(value) or "none" if isinstance(value, tuple) else str(value)
+    return " ".join(map(str, value)) or "none" if isinstance(value, tuple) else str(value)
 
 
 def _one_of(name: str, value: Any, choices: Iterable[str]) -> None:
@@ -351,7 +367,7 @@ def _check(c: Config, again: bool) -> None:
         "model": tuple(MODELS), "layers": ("scratch", "torch"), "optim": ("scratch", "torch"),
         "kernels": ("eager", "compiled"), "schedule": SCHEDULES, "device": ("cpu", "cuda"),
         "amp": ("off", "bf16", "fp16"), "average": AVERAGES, "class_weights": CLASS_WEIGHTS,
-        "norm": NORMS,
+        "norm": NORMS, "init": INITS,
     }.items():  # fmt: skip
         _one_of(name, getattr(c, name), choices)
     if c.activation is not None:
@@ -382,6 +398,8 @@ def _check(c: Config, again: bool) -> None:
     )
     for size in c.resolutions:
         refuse_unless(8 <= size <= 256, "resolutions", "give heights from 8 to 256 pixels.")
+    for units in c.hidden:
+        refuse_unless(units >= 1, "hidden", "give the units of each hidden layer, 1 or more.")
     refuse_unless(0 < c.imbalance <= 1, "imbalance", "give a number in (0, 1]; 1 is balanced.")
     refuse_unless(
         c.accumulate <= c.batch_size,
@@ -410,14 +428,48 @@ def _check(c: Config, again: bool) -> None:
         "muon_head",
         f"{c.optimizer} has no part of Muon. Leave it out, or use --optimizer muon.",
     )
+    perceptron = c.model in PERCEPTRONS
+    only_mlp = "Only --model mlp has it."
     for name, used, remedy in (
         ("bias_lr", c.optimizer != "muon", "Beside muon it is --auxiliary-lr."),
         ("auxiliary_lr", c.optimizer == "muon", "Only --optimizer muon has AdamW beside it."),
         ("whitening_bias", c.model in airnet.MODELS, f"{c.model} has no whitening layer."),
         ("ema_decay", c.average == "ema", "Only --average ema has a decay."),
+        ("hidden", perceptron, only_mlp),
+        ("norm_last", perceptron, only_mlp),
+        ("init", perceptron, only_mlp),
+        ("norm_last", c.norm != "none", "There is no normalization."),
+        ("normalize_weights", not perceptron, f"{c.model} has no convolutions."),
+        ("channels_last", not perceptron, f"{c.model} has no convolutions."),
     ):
         fine = used or getattr(c, name) == ALWAYS[name]
         refuse_unless(fine, name, f"it would do nothing. {remedy} Leave it out.")
+    if perceptron:
+        refuse_unless(
+            c.norm in ("batch", "layer", "none"),
+            "norm",
+            f"{c.model} has features, and no channels with pixels. Use --norm batch, layer or "
+            "none, or a resnet.",
+        )
+        refuse_unless(
+            not c.resolutions,
+            "resolutions",
+            f"{c.model} takes images of one size only. Leave it out, or use a resnet.",
+        )
+        refuse_unless(
+            not c.fused_layers,
+            "fused_layers",
+            f"{c.model} has no such form. Leave it out, or use a resnet.",
+        )
+        part = math.ceil(c.batch_size / c.accumulate)
+        last = c.batch_size - part * ((c.batch_size - 1) // part)
+        refuse_unless(
+            c.norm != "batch" or last > 1,
+            "batch_size",
+            f"in {c.accumulate} part{'s' * (c.accumulate > 1)}, one of which is a single image, "
+            "which has no variance. Give another one or another --accumulate, or use --norm "
+            "layer.",
+        )
     refuse_unless(
         c.model not in airnet.MODELS or c.dataset == "cifar10",
         "model",
@@ -549,7 +601,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line. Options that are not given stay absent: ``make_config`` completes them."""
     p = argparse.ArgumentParser(
         prog="cifar10.py",
-        description="Train a residual network on CIFAR-10 or on scikit-learn's digits, with "
+        description="Train a network on CIFAR-10 or on scikit-learn's digits, with "
         "optimizers and layers written by hand, or with PyTorch's own. Without options: resnet20 "
         "on the digits.",
         epilog="Exit code: 0 done, 1 diverged, 2 something to mend in the options or the data, "
@@ -646,10 +698,34 @@ def parser() -> argparse.ArgumentParser:
         "--norm",
         choices=NORMS,
         help="normalization: batch, group (of 8 channels), layer (all channels and pixels of an "
-        "image), instance, or none (default: batch)",
+        "image; of an mlp all features), instance, or none (default: batch)",
     )
     g.add_argument(
-        "--dropout", type=float, metavar="P", help="probability before the classifier (default: 0)"
+        "--norm-last",
+        action=switch,
+        help="let an mlp normalize after the activation (default: no, before it)",
+    )
+    g.add_argument(
+        "--hidden",
+        type=int,
+        nargs="*",
+        metavar="UNITS",
+        help="units of each hidden layer of an mlp, whose input is the flattened image; without a "
+        "number it is linear (default: 128 64 32)",
+    )
+    g.add_argument(
+        "--init",
+        choices=INITS,
+        metavar="NAME",
+        help="weights of an mlp, whose biases begin at 0; g is the gain of the activation: "
+        + ", ".join(f"{name} ({what})" for name, what in INITS.items())
+        + " (default: he)",
+    )
+    g.add_argument(
+        "--dropout",
+        type=float,
+        metavar="P",
+        help="probability before the classifier; of an mlp after each hidden layer (default: 0)",
     )
     g.add_argument(
         "--layers",

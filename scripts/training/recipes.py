@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -17,6 +17,7 @@ import scratch_layers
 import scratch_optim
 from scratch_layers.airnet import AirNet
 from scratch_layers.imbalance import class_weights
+from scratch_layers.init import normal_, orthogonal_, zeros_
 from scratch_layers.regularization import decay_groups
 from scratch_optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 from scratch_optim.swa_utils import Lookahead
@@ -24,7 +25,7 @@ from training import distributed
 from training.data import Data
 from training.distributed import World
 from training.errors import UsageError
-from training.options import MODELS, OPTIMIZERS, Config, multiplies_bf16
+from training.options import MODELS, OPTIMIZERS, PERCEPTRONS, Config, multiplies_bf16
 
 CLASS_NAMES = {name.lower(): name for name in scratch_optim.__all__ if name.lower() in OPTIMIZERS}
 GROUPS = ("weights", "biases and normalizations")  # the optimizer's groups, in this order
@@ -78,18 +79,48 @@ class Normalized:
         return getattr(self.layers, name)
 
 
-def build_model(config: Config, num_classes: int, in_channels: int) -> nn.Module:
-    """The network, on the CPU; its initial weights come from torch's global generator."""
+MLP_NORMALIZATIONS = {"batch": "BatchNorm1d", "layer": "LayerNorm", "none": None}
+"""The same for the features of a multilayer perceptron."""
+
+MLP_INITS: dict[str, str | Callable[[Tensor, float], Any]] = {
+    "he": "he",
+    "glorot": "glorot",
+    "orthogonal": orthogonal_,
+    "normal1": lambda W, g: normal_(W, std=1.0),
+    "small": lambda W, g: normal_(W, std=0.01),
+    "zeros": lambda W, g: zeros_(W),
+}
+"""How a weight W (out, in) is drawn if what feeds it has the gain g; see scratch_layers.mlp."""
+
+
+def build_model(config: Config, num_classes: int, shape: Sequence[int]) -> nn.Module:
+    """The network, on the CPU; its initial weights come from torch's global generator.
+
+    Args:
+        config: which one.
+        num_classes: logits.
+        shape: (C, H, W) of an image.
+    """
     if config.layers == "scratch":
         scratch_layers.compile_kernels(config.kernels == "compiled")
     layers, norm = _layers(config), NORMALIZATIONS.get(config.norm)
-    own = {} if config.activation is None else {"activation": config.activation}
+    common: dict[str, Any] = {"num_classes": num_classes, "dropout": config.dropout}
+    if config.activation is not None:
+        common["activation"] = config.activation
+    if config.model in PERCEPTRONS:
+        return PERCEPTRONS[config.model](
+            layers,
+            **common,
+            in_features=math.prod(shape),
+            hidden=config.hidden,
+            norm=MLP_NORMALIZATIONS[config.norm],
+            norm_last=config.norm_last,
+            init=MLP_INITS[config.init],
+        )
     model = MODELS[config.model](
         layers if norm is None else Normalized(layers, norm),
-        **own,
-        num_classes=num_classes,
-        in_channels=in_channels,
-        dropout=config.dropout,
+        **common,
+        in_channels=shape[0],
         fused=config.fused_layers,
     )
     if not config.whitening_bias:
@@ -143,6 +174,11 @@ def _synchronize(config: Config, model: nn.Module) -> None:
 def group_names(optimizer: Optimizer) -> tuple[str, ...]:
     """What the groups of ``build_optimizer`` are called, in their order."""
     return GROUPS if len(optimizer.param_groups) == 2 else (*GROUPS, "classifier")
+
+
+def classifier(model: nn.Module) -> nn.Linear:
+    """The last linear layer."""
+    return [m for m in model.modules() if isinstance(m, nn.Linear)][-1]
 
 
 def fit_to_images(model: nn.Module, data: Data) -> None:
@@ -231,7 +267,7 @@ def build_optimizer(config: Config, model: nn.Module) -> Optimizer:
         settings[name] = getattr(config, name)
     groups = decay_groups(model, config.weight_decay)
     if not config.muon_head:
-        head = model.get_parameter("fc.weight")
+        head = classifier(model).weight
         groups[0]["params"] = [p for p in groups[0]["params"] if p is not head]
         groups.append({"params": [head], "use_muon": False})
     if config.bias_lr != 1:
@@ -288,5 +324,5 @@ def clipping(config: Config) -> ModuleType:
 
 def units(model: nn.Module) -> list[nn.Parameter]:
     """The parameters whose gradients adaptive clipping clips: all but the classifier's."""
-    layers = [m for m in model.modules() if not isinstance(m, nn.Linear)]
+    layers = [m for m in model.modules() if m is not classifier(model)]
     return [p for layer in layers for p in layer.parameters(recurse=False)]

@@ -132,10 +132,19 @@ class Board:
         """uint8 (N, C, H, W) images as they go into the network, 64 at most."""
         self.writer.add_image("images/augmented_batch", draw_batch(images[:64]), step)
 
-    def filters(self, model: nn.Module, step: int) -> None:
-        """Those of the first convolution."""
-        first = next(m for m in model.modules() if isinstance(m, nn.Conv2d))
-        self.writer.add_image("images/first_layer_filters", draw_filters(first.weight), step)
+    def filters(self, model: nn.Module, shape: Sequence[int], step: int) -> None:
+        """Those of the first convolution, or what each unit of the first linear layer looks for.
+
+        Args:
+            model: the network.
+            shape: (C, H, W) of an image, which a linear layer gets flattened.
+            step: of the training.
+        """
+        first = next(m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear))
+        weight = first.weight
+        if isinstance(first, nn.Linear):
+            weight = weight.view(-1, *shape)
+        self.writer.add_image("images/first_layer_filters", draw_filters(weight), step)
 
     def histograms(self, distributions: Mapping[str, Tensor], step: int) -> None:
         """Histograms by tag, each as :func:`training.probe.distribution` has it."""

@@ -111,7 +111,7 @@ def test_a_network_that_is_blind_to_shifts_and_mirrors_is_tested_alike_by_views(
     tmp_path, monkeypatch
 ):
     class Blind(nn.Module):
-        def __init__(self, config: Any, classes: int, channels: int) -> None:
+        def __init__(self, config: Any, classes: int, shape: Any) -> None:
             super().__init__()
             self.fc = nn.Linear(1, classes)
 

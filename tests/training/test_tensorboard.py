@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from pathlib import Path
 
@@ -64,7 +65,7 @@ def record(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("training.loop.load_data", lambda *args: tiny_data())
-        patch.setattr(recipes, "build_model", lambda c, k, n: TinyNet(k, n, c.dropout))
+        patch.setattr(recipes, "build_model", lambda c, k, s: TinyNet(k, s[0], c.dropout))
         result = train(config(folder, tensorboard=True, log_every=4, pictures_every=2))
     return folder, result, read(folder)
 
@@ -528,6 +529,16 @@ def test_each_filter_has_its_own_scale():
     assert draw_filters(torch.randn(5, 1, 3, 3)).shape[0] == 3
     grey = draw_filters(torch.randn(5, 7, 3, 3))
     assert torch.equal(grey[0], grey[1])
+
+
+def test_the_first_layer_of_a_perceptron_is_shown_as_images(tmp_path, monkeypatch):
+    monkeypatch.setattr("training.loop.load_data", lambda *args: tiny_data())
+    train(config(tmp_path, tensorboard=True, epochs=1, model="mlp", hidden=(5, 4)))
+    event = read(tmp_path).Images("images/first_layer_filters")[-1]
+    shown = np.asarray(Image.open(io.BytesIO(event.encoded_image_string)))
+    weight = load(tmp_path / "last.pt")["model"]["hidden.0.linear.weight"]
+    expected = draw_filters(weight.view(5, 1, 8, 8)).permute(1, 2, 0)
+    assert np.array_equal(shown, expected.numpy())
 
 
 @pytest.mark.parametrize(("n", "side"), [(1, 32), (4, 64), (5, 96), (9, 96), (10, 128)])
