@@ -377,7 +377,7 @@ def _check(c: Config, again: bool) -> None:
 
     def refuse_unless(true: bool, name: str, remedy: str) -> None:
         if not true:
-            raise UsageError(f"{_option(name)} {getattr(c, name)}: {remedy}")
+            raise UsageError(f"{_option(name)} {_show(getattr(c, name))}: {remedy}")
 
     for name in ("lr", "bias_lr", "auxiliary_lr"):
         value = getattr(c, name)
