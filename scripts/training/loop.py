@@ -127,6 +127,7 @@ def train(
         validated = trainer.evaluate(data.validation) if len(data.validation) else None
         test = data.test
         tested = trainer.evaluate(test) if testing else None
+        trained = trainer.evaluate(data.train) if config.gap else None
         begun = time.perf_counter()
         viewed = trainer.evaluate(test, views=True) if config.tta and testing else None
         tta_seconds = time.perf_counter() - begun
@@ -149,6 +150,9 @@ def train(
         test_class_accuracy_tta=by_class(viewed) if viewed else None,
         test_calibration_error_tta=figures.get("calibration_error_tta"),
         tta_seconds=tta_seconds if viewed else None,
+        train_accuracy=trained.accuracy if trained else None,
+        train_loss=trained.loss if trained else None,
+        gap=trained.accuracy - tested.accuracy if trained and tested else None,
         validation_accuracy=validated.accuracy if validated else None,
         best_validation_accuracy=run.best_accuracy if validated else None,
         best_epoch=run.best_epoch,
@@ -533,6 +537,12 @@ class Trainer:
             "train_accuracy": run.correct / images,
             "train_seconds": run.train_seconds,
         }
+        if config.gap:
+            trained = self.evaluate(self.data.train)
+            row |= {
+                "evaluated_train_loss": trained.loss,
+                "evaluated_train_accuracy": trained.accuracy,
+            }
         validated = ""
         if measured:
             row |= {"validation_loss": measured.loss, "validation_accuracy": measured.accuracy}
@@ -574,6 +584,9 @@ class Trainer:
             measured: of the validation images; None where there are none.
         """
         values = {f"train_epoch/{name}": row[f"train_{name}"] for name in ("loss", "accuracy")}
+        if self.config.gap:
+            evaluated = {n: row[f"evaluated_train_{n}"] for n in ("loss", "accuracy")}
+            values |= {f"train_evaluated/{name}": value for name, value in evaluated.items()}
         if measured:
             values |= {"validation/loss": measured.loss, "validation/accuracy": measured.accuracy}
             by_class = measured.class_accuracy(self.data.validation.labels)

@@ -69,6 +69,7 @@ ALWAYS: dict[str, Any] = {
     "checkpoint_every": 0, "resume": None, "tensorboard": True, "log_every": 20,
     "pictures_every": 5, "quiet": False,
     "preset": None, "budget": 0.0, "resolutions": (), "padding": 0, "holdout": True, "tta": False,
+    "gap": False,
     "normalize_weights": False, "bias_lr": 1.0, "muon_head": True, "auxiliary_lr": 3e-3,
     "whitening_bias": True,
     "mixup": 0.0, "cutmix": 0.0, "imbalance": 1.0, "class_weights": "none", "focal": 0.0,
@@ -110,7 +111,7 @@ NEWER = (
     "padding", "activation", "norm", "holdout", "tta", "normalize_weights", "bias_lr",
     "muon_head", "auxiliary_lr", "whitening_bias", "mixup", "cutmix", "imbalance",
     "class_weights", "focal", "average", "ema_decay", "accumulate", "patience", "sync_batchnorm",
-    "fsdp", "results", "hidden", "norm_last", "init",
+    "fsdp", "results", "hidden", "norm_last", "init", "gap",
 )  # fmt: skip
 """Not in older checkpoints, which mean the default."""
 TUPLES = ("augment", "resolutions", "hidden")
@@ -132,6 +133,7 @@ class Config:
     imbalance: float  # training images of the rarest class by those of the most frequent
     resolutions: tuple[int, ...]  # height and width in equal parts of the run; (): as they are
     tta: bool  # the mean over six views at the end
+    gap: bool  # what is trained on is tested too
 
     model: str
     activation: str | None  # name of its class; None: the model's own
@@ -203,6 +205,7 @@ MAY_CHANGE = {
     "data_dir", "layers", "kernels", "fused_layers", "optim", "fused", "foreach", "device",
     "compile", "channels_last", "sync_batchnorm", "fsdp", "log_dir", "checkpoint_dir",
     "checkpoint_every", "resume", "tensorboard", "log_every", "pictures_every", "quiet", "results",
+    "gap",
 }  # fmt: skip
 
 
@@ -682,6 +685,14 @@ def parser() -> argparse.ArgumentParser:
         action=switch,
         help="test with the mean of six views too: the image, moved by a pixel in two directions, "
         "and mirrored (default: no)",
+    )
+
+    g.add_argument(
+        "--gap",
+        action=switch,
+        help="after every epoch and at the end, test on the training images too, in evaluation "
+        "mode and as they are, without augmentation: their accuracy minus that of the test images "
+        "is the generalization gap (default: no)",
     )
 
     g = p.add_argument_group("network")

@@ -8,6 +8,8 @@ Custom Scalars             the curves below in charts that belong together: trai
 Scalars                    train/, validation/, test/: loss and accuracy; test/: calibration_error,
                            and all three of six views; train_epoch/: their
                            means over an epoch, to be seen beside validation/;
+                           train_evaluated/: of the training images as they are, in evaluation
+                           mode, with --gap;
                            validation_class/: accuracy of each class;
                            learning_rate/ of each group; gradient_norm and
                            update_to_weight_ratio of all parameters together, and of each
@@ -265,7 +267,8 @@ class Board:
 def layout(config: Mapping[str, Any]) -> dict[str, dict[str, list[Any]]]:
     """The charts of Custom Scalars: category, title, and which tags begin with one of these."""
     parts = ("train", "validation") if config["holdout"] else ("train",)
-    epochs = ("train_epoch", *parts[1:])
+    evaluated = ("train_evaluated",) if config["gap"] else ()
+    epochs = ("train_epoch", *evaluated, *parts[1:])
     charts = {
         "training and validation": {
             "loss": [f"{part}/loss$" for part in parts],

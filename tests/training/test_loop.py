@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 
 import scratch_layers
+from tests.training.conftest import TinyNet
 from timed_run import make_trainer
 from training import loop, options, recipes
 from training.checkpoint import load, save
@@ -296,6 +297,29 @@ def test_evaluation_is_repeatable_and_changes_nothing(tmp_path, monkeypatch):
     assert torch.equal(whole, again)
     # float32, kernels may sum in another order for another batch size
     torch.testing.assert_close(whole, parts, rtol=1e-5, atol=1e-5)
+
+
+def test_the_gap_is_to_the_training_images_as_they_are_and_looking_changes_nothing(tmp_path):
+    result = train(config(tmp_path / "with", gap=True))
+    without = train(config(tmp_path / "without"))
+    states = [load(tmp_path / name / "last.pt")["model"] for name in ("with", "without")]
+    assert_same(*states)
+    assert (without.train_accuracy, without.train_loss, without.gap) == (None, None, None)
+
+    data = loop.load_data()
+    net = TinyNet(3, 1, 0.9)  # whose dropout is not to be seen
+    net.load_state_dict(states[0])
+    with torch.no_grad():
+        logits = net.eval()(data.normalized(data.train.images))
+    accuracy = (logits.argmax(1) == data.train.labels).double().mean().item()
+    loss = F.cross_entropy(logits, data.train.labels).item()
+    assert result.train_accuracy == accuracy
+    assert result.train_loss == pytest.approx(loss, rel=1e-5)  # float32 sums of 54 images
+    assert result.gap == accuracy - result.test_accuracy
+    last = result.history[-1]
+    assert last["evaluated_train_accuracy"] == accuracy != last["train_accuracy"]
+    assert last["evaluated_train_loss"] == result.train_loss
+    assert not any("evaluated" in name for name in without.history[-1])
 
 
 def test_gradient_is_clipped_to_the_given_length(tmp_path, monkeypatch):

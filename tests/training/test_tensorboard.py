@@ -531,10 +531,17 @@ def test_each_filter_has_its_own_scale():
     assert torch.equal(grey[0], grey[1])
 
 
-def test_the_first_layer_of_a_perceptron_is_shown_as_images(tmp_path, monkeypatch):
+def test_a_perceptron_is_shown_with_its_first_layer_as_images_and_its_gap(tmp_path, monkeypatch):
     monkeypatch.setattr("training.loop.load_data", lambda *args: tiny_data())
-    train(config(tmp_path, tensorboard=True, epochs=1, model="mlp", hidden=(5, 4)))
-    event = read(tmp_path).Images("images/first_layer_filters")[-1]
+    result = train(
+        config(tmp_path, tensorboard=True, epochs=2, model="mlp", hidden=(5, 4), gap=True)
+    )
+    found = read(tmp_path)
+    for name in ("accuracy", "loss"):
+        expected = [row[f"evaluated_train_{name}"] for row in result.history]
+        # event files hold float32
+        assert values(found, f"train_evaluated/{name}") == pytest.approx(expected, rel=1e-7)
+    event = found.Images("images/first_layer_filters")[-1]
     shown = np.asarray(Image.open(io.BytesIO(event.encoded_image_string)))
     weight = load(tmp_path / "last.pt")["model"]["hidden.0.linear.weight"]
     expected = draw_filters(weight.view(5, 1, 8, 8)).permute(1, 2, 0)
