@@ -275,7 +275,7 @@ class Trainer:
         self.device = data.mean.device
         self.steps_per_epoch = len(data.train) // config.batch_size
         self.total_steps = recipes.total_steps(config, self.steps_per_epoch)
-        self.warmup_steps = round(config.warmup * self.steps_per_epoch)
+        self.warmup_steps = recipes.warmup_steps(config, self.steps_per_epoch)
         self.sizes = config.resolutions or (data.train.images.shape[3],)
         coin = torch.Generator().manual_seed(config.seed)
         self.heads = (torch.rand(len(data.train), generator=coin) < 0.5).to(self.device)

@@ -47,10 +47,10 @@ INITS = {
 """How the weights of a multilayer perceptron are drawn; g is the gain of the activation."""
 SCHEDULES = {
     "onecycle": "",
-    "cosine": "to 0",
-    "linear": "to 0",
-    "step": "a tenth at 1/2 and 3/4 of the epochs",
-    "wsd": "stays, and falls to 0 in the last fifth",
+    "cosine": "to --lr-floor",
+    "linear": "to --lr-floor",
+    "step": "a tenth at each of --milestones",
+    "wsd": "stays, and falls to --lr-floor in the last fifth",
     "inverse-time": "1 / (1 + 9 x), to a tenth",
     "plateau": "a tenth after 5 epochs in which the validation loss has not fallen",
     "none": "",
@@ -64,7 +64,8 @@ ALWAYS: dict[str, Any] = {
     "optim": "scratch", "fused": None, "foreach": None,
     "weight_decay": 0.0, "momentum": 0.0, "nesterov": False,
     "clip_grad_norm": 0.0, "clip_grad_value": 0.0, "clip_grad_ratio": 0.0,
-    "schedule": "onecycle", "label_smoothing": 0.0, "seed": 0,
+    "schedule": "onecycle", "lr_floor": 0.0, "milestones": (0.5, 0.75), "warmup_steps": 0,
+    "betas": (), "label_smoothing": 0.0, "seed": 0,
     "device": "auto", "amp": "off", "compile": False, "channels_last": False,
     "checkpoint_every": 0, "resume": None, "tensorboard": True, "log_every": 20,
     "pictures_every": 5, "quiet": False,
@@ -105,6 +106,8 @@ BY_OPTIMIZER: dict[str, dict[str, Any]] = {
 }
 OPTIMIZERS = tuple(BY_OPTIMIZER)
 BY_HAND_ONLY = ("momentum", "lion", "lars", "lamb", "muon")  # torch's Muon takes no convolutions
+HAVE_BETAS = ("adam", "adamw", "adamax", "nadam", "radam", "lion", "lamb")
+HAVE_FLOOR = ("onecycle", "cosine", "linear", "wsd")
 CLIPS = ("clip_grad_norm", "clip_grad_value", "clip_grad_ratio")
 NEWER = (
     "clip_grad_value", "clip_grad_ratio", "fused_layers", "preset", "budget", "resolutions",
@@ -112,10 +115,18 @@ NEWER = (
     "muon_head", "auxiliary_lr", "whitening_bias", "mixup", "cutmix", "imbalance",
     "class_weights", "focal", "average", "ema_decay", "accumulate", "patience", "sync_batchnorm",
     "fsdp", "results", "hidden", "norm_last", "init", "gap",
+    "betas", "lr_floor", "milestones", "warmup_steps",
 )  # fmt: skip
 """Not in older checkpoints, which mean the default."""
-TUPLES = ("augment", "resolutions", "hidden")
+TUPLES = ("augment", "resolutions", "hidden", "betas", "milestones")
 """Lists in JSON and in checkpoints."""
+OF_CONVOLUTIONS = ("normalize_weights", "channels_last", "resolutions", "whitening_bias")
+"""What of a recipe means nothing for a multilayer perceptron."""
+INSTEAD = (
+    ("epochs", "budget"), ("warmup", "warmup_steps"), ("warmup_steps", "warmup"),
+    ("schedule", "milestones"), ("schedule", "lr_floor"),
+)  # fmt: skip
+"""Who gives the first does not want the second of a recipe."""
 
 
 @dataclass(frozen=True)
@@ -150,6 +161,7 @@ class Config:
     optim: str  # scratch or torch
     lr: float  # peak, per step
     momentum: float
+    betas: tuple[float, ...]  # β1 and β2 of Adam and its like; (): the optimizer's own
     nesterov: bool
     weight_decay: float
     normalize_weights: bool  # filters have a mean square length of 1 before every step
@@ -164,7 +176,10 @@ class Config:
     clip_grad_ratio: float  # of gradient to weights, of each unit; 0: off
 
     schedule: str
+    lr_floor: float  # where it ends, by the peak
+    milestones: tuple[float, ...]  # of step, shares of the run
     warmup: float  # epochs
+    warmup_steps: int  # instead; 0: as warmup says
     epochs: float
     budget: float  # seconds of training that the epochs were fitted to; 0: none
     batch_size: int  # images, of all processes together
@@ -240,8 +255,10 @@ def make_config(**given: Any) -> Config:
         if preset is not None:
             _one_of("preset", preset, PRESETS)
         recipe = {} if preset is None else PRESETS[preset]
-        if "epochs" in given and "budget" not in given:
-            recipe = {key: value for key, value in recipe.items() if key != "budget"}
+        unwanted = {b for a, b in INSTEAD if a in given and b not in given}
+        if given.get("model") in PERCEPTRONS:
+            unwanted |= set(OF_CONVOLUTIONS)
+        recipe = {key: value for key, value in recipe.items() if key not in unwanted}
         dataset = given.get("dataset", recipe.get("dataset", "digits"))
         _one_of("dataset", dataset, DATASETS)
         usual = recipe.get("optimizer", BY_DATASET[dataset]["optimizer"])
@@ -252,6 +269,7 @@ def make_config(**given: Any) -> Config:
                 "muon_head",
                 "auxiliary_lr",
                 "bias_lr",
+                "betas",
                 *(key for options in BY_OPTIMIZER.values() for key in options),
             }
             recipe = {key: value for key, value in recipe.items() if key not in own}
@@ -259,8 +277,11 @@ def make_config(**given: Any) -> Config:
         values |= {"dataset": dataset, "optimizer": optimizer}
         if "nesterov" not in given:
             values["nesterov"] = values["nesterov"] and values["momentum"] > 0
-        if "warmup" not in given:
-            values["warmup"] = 0.3 * values["epochs"] if values["schedule"] == "onecycle" else 0.0
+        if "warmup" in recipe and "warmup" not in given:  # the same share of another run
+            values["warmup"] = recipe["warmup"] * values["epochs"] / recipe["epochs"]
+        elif "warmup" not in given:
+            cycle = values["schedule"] == "onecycle" and not values["warmup_steps"]
+            values["warmup"] = 0.3 * values["epochs"] if cycle else 0.0
         if "log_dir" not in given:
             stamp = time.strftime("%Y%m%d-%H%M%S")
             values["log_dir"] = f"runs/{dataset}-{values['model']}-{optimizer}-{stamp}"
@@ -388,16 +409,33 @@ def _check(c: Config, again: bool) -> None:
     for name in ("weight_decay", "warmup", "budget", "mixup", "cutmix", "focal", *CLIPS):
         value = getattr(c, name)
         refuse_unless(value >= 0 and math.isfinite(value), name, "give a finite number, 0 or more.")
-    for name in ("momentum", "dropout", "label_smoothing", "ema_decay"):
+    for name in ("momentum", "dropout", "label_smoothing", "ema_decay", "lr_floor"):
         refuse_unless(0 <= getattr(c, name) < 1, name, "give a number in [0, 1).")
     refuse_unless(0 < c.epochs < 2**20, "epochs", "give a number above 0 and below 2**20.")
     for name in ("batch_size", "log_every", "accumulate"):
         refuse_unless(getattr(c, name) >= 1, name, "give a whole number, 1 or more.")
-    for name in ("checkpoint_every", "pictures_every", "padding", "patience"):
+    for name in ("checkpoint_every", "pictures_every", "padding", "patience", "warmup_steps"):
         refuse_unless(getattr(c, name) >= 0, name, "give a whole number, 0 or more.")
     refuse_unless(0 <= c.seed < 2**32, "seed", "give a whole number in [0, 2**32).")
     refuse_unless(
         c.warmup < c.epochs or c.warmup == 0, "warmup", f"give less than the {c.epochs:g} epochs."
+    )
+    refuse_unless(
+        not (c.warmup and c.warmup_steps),
+        "warmup_steps",
+        f"not together with --warmup {c.warmup:g}. Leave one of them out.",
+    )
+    for share in c.milestones:
+        refuse_unless(0 < share < 1, "milestones", "give shares of the run, between 0 and 1.")
+    refuse_unless(
+        not c.betas or (len(c.betas) == 2 and all(0 <= beta < 1 for beta in c.betas)),
+        "betas",
+        "give two numbers in [0, 1).",
+    )
+    refuse_unless(
+        not c.betas or c.optimizer in HAVE_BETAS,
+        "betas",
+        f"{c.optimizer} has none. Leave it out, or use --optimizer {' or '.join(HAVE_BETAS)}.",
     )
     for size in c.resolutions:
         refuse_unless(8 <= size <= 256, "resolutions", "give heights from 8 to 256 pixels.")
@@ -438,6 +476,8 @@ def _check(c: Config, again: bool) -> None:
         ("auxiliary_lr", c.optimizer == "muon", "Only --optimizer muon has AdamW beside it."),
         ("whitening_bias", c.model in airnet.MODELS, f"{c.model} has no whitening layer."),
         ("ema_decay", c.average == "ema", "Only --average ema has a decay."),
+        ("lr_floor", c.schedule in HAVE_FLOOR, f"{c.schedule} does not fall to it."),
+        ("milestones", c.schedule == "step", "Only --schedule step has them."),
         ("hidden", perceptron, only_mlp),
         ("norm_last", perceptron, only_mlp),
         ("init", perceptron, only_mlp),
@@ -782,6 +822,14 @@ def parser() -> argparse.ArgumentParser:
         help=f"(default: {_listed('momentum')}; the others have none)",
     )
     g.add_argument(
+        "--betas",
+        type=float,
+        nargs=2,
+        metavar=("BETA1", "BETA2"),
+        help=f"of {', '.join(HAVE_BETAS)}: what is kept of the means of the gradient and of its "
+        "square at each step (default: the optimizer's own)",
+    )
+    g.add_argument(
         "--nesterov",
         action=switch,
         help=f"of {', '.join(_having('nesterov'))} (default: on where there is momentum, of sgd "
@@ -910,6 +958,25 @@ def parser() -> argparse.ArgumentParser:
         type=float,
         metavar="EPOCHS",
         help="rising learning rate (default: onecycle 0.3 of the epochs, otherwise 0)",
+    )
+    g.add_argument(
+        "--warmup-steps",
+        type=int,
+        metavar="N",
+        help="the same in steps; 0 is as --warmup says (default: 0)",
+    )
+    g.add_argument(
+        "--lr-floor",
+        type=float,
+        metavar="SHARE",
+        help=f"of the highest learning rate, where {', '.join(HAVE_FLOOR)} end (default: 0)",
+    )
+    g.add_argument(
+        "--milestones",
+        type=float,
+        nargs="+",
+        metavar="SHARE",
+        help="of the epochs, when step goes down to a tenth (default: 0.5 0.75)",
     )
     g.add_argument(
         "--label-smoothing",

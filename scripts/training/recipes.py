@@ -33,21 +33,21 @@ WHITENED = 5000
 """Training images whose patches the first layer of an ``AirNet`` makes uncorrelated."""
 
 
-def _half_cosine(x: float, y: float) -> float:
+def _half_cosine(x: float, y: float, config: Config) -> float:
     return 0.5 * (1 + math.cos(math.pi * x))  # WarmupCosineLR
 
 
 # What is left of the highest learning rate when the share x of the steps after the warm-up, and y
 # of all steps, are gone; the classes of scratch_optim.lr_scheduler that are the same.
-CURVES: dict[str, Callable[[float, float], float]] = {
+CURVES: dict[str, Callable[[float, float, Config], float]] = {
     "onecycle": _half_cosine,
     "cosine": _half_cosine,
-    "linear": lambda x, y: 1 - x,  # WarmupLinearLR
-    "step": lambda x, y: 0.1 ** ((y >= 0.5) + (y >= 0.75)),  # MultiStepLR
-    "wsd": lambda x, y: 1 - math.sqrt(max(0.0, 5 * x - 4)),  # WarmupStableDecayLR, 1-sqrt
-    "inverse-time": lambda x, y: 1 / (1 + 9 * x),  # InverseTimeLR
-    "plateau": lambda x, y: 1.0,  # until build_plateau takes over
-    "none": lambda x, y: 1.0,
+    "linear": lambda x, y, config: 1 - x,  # WarmupLinearLR
+    "step": lambda x, y, config: 0.1 ** sum(y >= m for m in config.milestones),  # MultiStepLR
+    "wsd": lambda x, y, config: 1 - math.sqrt(max(0.0, 5 * x - 4)),  # WarmupStableDecayLR, 1-sqrt
+    "inverse-time": lambda x, y, config: 1 / (1 + 9 * x),  # InverseTimeLR
+    "plateau": lambda x, y, config: 1.0,  # until build_plateau takes over
+    "none": lambda x, y, config: 1.0,
 }
 
 
@@ -265,6 +265,8 @@ def build_optimizer(config: Config, model: nn.Module) -> Optimizer:
                 "or use another --optimizer or --optim."
             )
         settings[name] = getattr(config, name)
+    if config.betas:
+        settings["betas"] = config.betas
     groups = decay_groups(model, config.weight_decay)
     if not config.muon_head:
         head = classifier(model).weight
@@ -287,25 +289,44 @@ def total_steps(config: Config, steps_per_epoch: int) -> int:
     return max(1, round(config.epochs * steps_per_epoch))
 
 
+def warmup_steps(config: Config, steps_per_epoch: int) -> int:
+    """The steps in which the learning rate rises, fewer than those of the whole run.
+
+    Raises:
+        UsageError: --warmup-steps are not.
+    """
+    total = total_steps(config, steps_per_epoch)
+    if config.warmup_steps >= total:
+        raise UsageError(
+            f"--warmup-steps {config.warmup_steps}: the whole run has {total} steps, "
+            f"{steps_per_epoch} an epoch. Give fewer, or more --epochs."
+        )
+    return config.warmup_steps or min(round(config.warmup * steps_per_epoch), total - 1)
+
+
 def build_schedule(config: Config, optimizer: Optimizer, steps_per_epoch: int) -> LRScheduler:
     """The learning rate as a function of the step; call ``step()`` after every optimizer step.
 
     One cycle rises and falls along half cosines (L. N. Smith, N. Topin, "Super-Convergence", 2018,
-    arXiv:1708.07120), from 1/25 of the peak to 0; every other schedule warms up linearly, and its
-    first step is the first of the ramp (the classes named beside ``CURVES`` begin theirs at 0, so
-    that a step is wasted, or repeat it). It is a closed form of the step, so that ``OneCycleLR``,
-    which divides by zero when a phase is one step long, and chains of schedulers are not needed,
-    and so that a run may go on from a checkpoint with either library's optimizer.
+    arXiv:1708.07120), from 1/25 of the peak to --lr-floor; every other schedule warms up linearly,
+    and its first step is the first of the ramp (the classes named beside ``CURVES`` begin theirs at
+    0, so that a step is wasted, or repeat it). It is a closed form of the step, so that
+    ``OneCycleLR``, which divides by zero when a phase is one step long, and chains of schedulers
+    are not needed, and so that a run may go on from a checkpoint with either library's optimizer.
+
+    Raises:
+        UsageError: as ``warmup_steps``.
     """
     total = total_steps(config, steps_per_epoch)
-    warmup = min(round(config.warmup * steps_per_epoch), total - 1)
+    warmup, floor = warmup_steps(config, steps_per_epoch), config.lr_floor
 
     def factor(step: int) -> float:
         if step < warmup and config.schedule == "onecycle":
             return 0.04 + 0.96 * 0.5 * (1 - math.cos(math.pi * step / warmup))
         if step < warmup:
             return (step + 1) / warmup
-        return CURVES[config.schedule]((step - warmup) / (total - warmup), step / total)
+        x, y = (step - warmup) / (total - warmup), step / total
+        return floor + (1 - floor) * CURVES[config.schedule](x, y, config)
 
     return LambdaLR(optimizer, factor)
 

@@ -22,6 +22,7 @@ from training.data import load as load_data
 from training.errors import DivergedError, InterruptedRunError, UsageError
 from training.loop import permutation, train
 from training.options import BY_HAND_ONLY, OPTIMIZERS, SCHEDULES, Config, make_config
+from training.presets import PRESETS
 
 pytestmark = pytest.mark.usefixtures("tiny")
 
@@ -231,6 +232,23 @@ def test_every_choice_lowers_the_loss_on_the_digits(tmp_path, monkeypatch, given
     given = {"optim": "scratch", "dropout": 0.0, "augment": (), "batch_size": 128} | given
     history = train(config(tmp_path, **given)).history
     assert history[-1]["train_loss"] < history[0]["train_loss"]
+
+
+@pytest.mark.parametrize("name", [n for n, p in PRESETS.items() if p["model"] == "resnet18"])
+def test_the_recipes_of_large_networks_take_a_step(name, tmp_path, monkeypatch):
+    monkeypatch.undo()  # the network of the recipe
+    made = make_config(
+        preset=name, dataset="digits", batch_size=8, log_dir=str(tmp_path), device="cpu",
+        layers="torch", quiet=True,
+    )  # fmt: skip
+    trainer = make_trainer(made, load_data("digits", None, 0))
+    before = [p.detach().clone() for p in trainer.run.model.parameters()]
+    trainer.run.model.train()
+    trainer.train_step(trainer.batch(torch.arange(8)), measure=False)
+    assert math.isfinite(trainer.read())
+    # all of them: the gradient reaches every layer
+    for p, old in zip(trainer.run.model.parameters(), before, strict=True):
+        assert not torch.equal(p, old)
 
 
 def test_learning_beats_chance(tmp_path):

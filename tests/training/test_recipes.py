@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 
 import pytest
@@ -17,6 +18,8 @@ from training.options import (
     ALWAYS,
     BY_HAND_ONLY,
     BY_OPTIMIZER,
+    HAVE_BETAS,
+    HAVE_FLOOR,
     INITS,
     NORMS,
     OPTIMIZERS,
@@ -24,6 +27,7 @@ from training.options import (
     Config,
     make_config,
 )
+from training.presets import PRESETS
 from training.recipes import (
     CLASS_NAMES,
     CURVES,
@@ -160,6 +164,116 @@ def test_onecycle_is_torchs_but_for_its_end():
     assert seen[:31] == pytest.approx(expected[:31])
     assert seen[31:] == pytest.approx(expected[31:100], abs=0.03)
     assert seen[30:] == sorted(seen[30:], reverse=True)
+
+
+@pytest.mark.parametrize("name", HAVE_FLOOR)
+def test_a_floor_leaves_the_beginning_and_the_peak_and_lifts_the_rest_in_proportion(name):
+    plain = factors(epochs=10, schedule=name, warmup=2.0)
+    lifted = factors(epochs=10, schedule=name, warmup=2.0, lr_floor=0.25)
+    assert lifted[:21] == plain[:21]
+    # float64, but for the order of operations
+    assert lifted[20:] == pytest.approx([0.25 + 0.75 * f for f in plain[20:]], rel=1e-12)
+
+
+def test_milestones_are_where_step_goes_down():
+    seen = factors(epochs=10, schedule="step", milestones=(0.1, 0.5, 0.77))
+    expected = [1.0] * 10 + [0.1] * 40 + [0.01] * 27 + [0.001] * 23
+    assert seen == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_a_warmup_may_be_given_in_steps(name):
+    in_steps = factors(epochs=10, schedule=name, warmup_steps=20)
+    assert in_steps == factors(epochs=10, schedule=name, warmup=2.0)
+    with pytest.raises(UsageError, match=r"--warmup-steps 100: the whole run has 100 steps"):
+        factors(epochs=10, schedule=name, warmup_steps=100)
+
+
+def test_betas_reach_the_optimizers_that_have_them():
+    for name in OPTIMIZERS:
+        cls = getattr(scratch_optim, CLASS_NAMES[name])
+        has = "betas" in inspect.signature(cls).parameters
+        assert has == (name in HAVE_BETAS)
+        if has:
+            made = config(optim="scratch", optimizer=name, betas=[0.8, 0.7])
+            assert made.betas == (0.8, 0.7)
+            groups = build_optimizer(made, nn.Linear(1, 1)).param_groups
+            assert [tuple(group["betas"]) for group in groups] == [(0.8, 0.7)] * 2
+            own = build_optimizer(config(optim="scratch", optimizer=name), nn.Linear(1, 1))
+            default = inspect.signature(cls).parameters["betas"].default
+            assert tuple(own.param_groups[0]["betas"]) == tuple(default)
+
+
+def preset(name: str, steps_per_epoch: int) -> tuple[Config, list[float], torch.optim.Optimizer]:
+    """The options, the learning rate of each step, and the optimizer, at its beginning."""
+    made = make_config(preset=name, device="cpu", amp="off", log_dir="no/where")
+    optimizers = [build_optimizer(made, nn.Linear(2, 2)) for _ in range(2)]
+    schedule = build_schedule(made, optimizers[0], steps_per_epoch)
+    rates = []
+    for _ in range(round(made.epochs * steps_per_epoch)):
+        rates.append(optimizers[0].param_groups[0]["lr"])
+        optimizers[0].step()
+        schedule.step()
+    return made, rates, optimizers[1]
+
+
+def groups_of(optimizer: torch.optim.Optimizer, *names: str) -> list[tuple]:
+    return [tuple(group[name] for name in names) for group in optimizer.param_groups]
+
+
+SAME = {"rel": 1e-12}
+"""float64, but for the order of operations."""
+
+
+def test_imagenet_resnet50_is_sgd_that_falls_to_a_tenth_at_epochs_30_60_and_80():
+    made, rates, optimizer = preset("imagenet-resnet50", 3)
+    assert type(optimizer) is scratch_optim.SGD
+    names = ("lr", "momentum", "nesterov", "weight_decay")
+    assert groups_of(optimizer, *names) == [(0.1, 0.9, True, 1e-4), (0.1, 0.9, True, 0.0)]
+    expected = [0.1] * 90 + [0.01] * 90 + [0.001] * 60 + [0.0001] * 30
+    assert rates == pytest.approx(expected, **SAME)
+    assert made.batch_size == 256
+
+
+def test_bert_is_adam_with_a_hundredth_of_warmup_and_a_straight_line_to_0():
+    made, rates, optimizer = preset("bert", 25)
+    assert type(optimizer) is scratch_optim.AdamW
+    names = ("betas", "weight_decay")
+    assert groups_of(optimizer, *names) == [((0.9, 0.999), 0.01), ((0.9, 0.999), 0.0)]
+    assert rates[:10] == pytest.approx([1e-4 * (i + 1) / 10 for i in range(10)], **SAME)
+    assert rates[10:] == pytest.approx([1e-4 * (1 - i / 990) for i in range(990)], **SAME)
+    assert (made.dropout, made.clip_grad_norm, made.activation) == (0.1, 1.0, "GELU")
+
+
+def test_gpt3_is_adam_clipped_at_1_that_falls_along_a_half_cosine_to_a_tenth():
+    made, rates, optimizer = preset("gpt3", 80)
+    assert type(optimizer) is scratch_optim.AdamW
+    assert groups_of(optimizer, "betas", "weight_decay") == [((0.9, 0.95), 0.1), ((0.9, 0.95), 0.0)]
+    assert made.clip_grad_norm == 1.0
+    assert rates[:10] == pytest.approx([6e-4 * (i + 1) / 10 for i in range(10)], **SAME)
+    assert rates[10] == 6e-4 == max(rates)
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert rates[10 + 7990 // 2] == pytest.approx(6e-4 * 0.55, **SAME)  # halfway
+    # of 7,990 steps the last is one step above the floor
+    assert rates[-1] == pytest.approx(6e-5, rel=1e-6)
+    assert rates[-1] > 6e-5
+
+
+def test_production_is_adamw_with_1000_steps_of_warmup_that_stops_early():
+    made, rates, optimizer = preset("production", 20)
+    assert type(optimizer) is scratch_optim.AdamW
+    assert groups_of(optimizer, "lr", "weight_decay") == [(1e-4, 0.01), (1e-4, 0.0)]
+    assert (made.patience, made.clip_grad_norm, made.dropout) == (10, 1.0, 0.1)
+    assert rates[:1000] == pytest.approx([1e-4 * (i + 1) / 1000 for i in range(1000)], **SAME)
+    expected = reference("CosineAnnealingLR", 1000, T_max=1000)
+    # float64; near its end the half cosine is a difference of two numbers that are nearly equal
+    assert rates[1000:] == pytest.approx([1e-4 * f for f in expected], rel=1e-9, abs=1e-16)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_may_be_given_for_a_perceptron(name):
+    made = make_config(preset=name, model="mlp", device="cpu", log_dir="no/where")
+    assert build_model(made, 10, (3, 32, 32))(torch.randn(2, 3, 32, 32)).shape == (2, 10)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
