@@ -707,6 +707,12 @@ class Trainer:
         extra = {
             "config": self.config.as_json(),
             "data": self.data.checksum,
+            "images": {  # what whoever serves the network has to know of them
+                "shape": list(self.data.train.images.shape[1:]),
+                "classes": list(self.data.classes),
+                "mean": self.data.mean.cpu(),
+                "std": self.data.std.cpu(),
+            },
             "ranks": self.world.gathered(torch.get_rng_state()),
         }
         if self.world.first:

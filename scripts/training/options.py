@@ -297,6 +297,15 @@ def make_config(**given: Any) -> Config:
     return config
 
 
+def from_checkpoint(source: Path) -> Config:
+    """The options that a checkpoint was made with, as they were.
+
+    Raises:
+        UsageError: it cannot be read, or another version of this script wrote it.
+    """
+    return Config(**_read_config(source))
+
+
 def with_tuples(given: dict[str, Any]) -> dict[str, Any]:
     """The lists of a command line as ``Config`` has them, in which no augmentation is ``()``."""
     given = given | {name: tuple(given[name]) for name in TUPLES if name in given}
