@@ -38,7 +38,7 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from scratch_layers import namespace
 from scratch_layers.init import normal_, xavier_normal_, zeros_
@@ -76,6 +76,21 @@ def he_normal_(W: Tensor, g: float) -> None:
 
 
 INITS: dict[str, Callable[[Tensor, float], Any]] = {"he": he_normal_, "glorot": xavier_normal_}
+
+
+@fx.wrap  # one node in a graph that is traced without values: it asks for a shape
+def flatten(x: Tensor, features: int) -> Tensor:
+    """(N, *) -> (N, features).
+
+    Raises:
+        RuntimeError: a sample does not have so many values.
+    """
+    if x.dim() < 2 or math.prod(x.shape[1:]) != features:
+        raise RuntimeError(
+            f"expected input (N, *) of {features} values a sample "
+            f"(got input size: {tuple(x.shape)})"
+        )
+    return x.flatten(1)
 
 
 class MLP(nn.Module):
@@ -157,12 +172,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (N, sizes[-1]) of samples (N, *)."""
-        if x.dim() < 2 or math.prod(x.shape[1:]) != self.sizes[0]:
-            raise RuntimeError(
-                f"expected input (N, *) of {self.sizes[0]} values a sample "
-                f"(got input size: {tuple(x.shape)})"
-            )
-        return self.output(self.hidden(x.flatten(1)))
+        return self.output(self.hidden(flatten(x, self.sizes[0])))
 
 
 def mlp(

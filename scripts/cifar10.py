@@ -1,7 +1,8 @@
-"""Train a residual network on CIFAR-10 or on scikit-learn's digits.
+"""Train a network on CIFAR-10 or on scikit-learn's digits.
 
     python scripts/cifar10.py
     python scripts/cifar10.py --dataset cifar10 --data-dir DIR --model resnet18 --amp bf16
+    python scripts/cifar10.py --model mlp --dropout 0.2 --augment none
     python scripts/cifar10.py --resume runs/NAME
     python scripts/cifar10.py --seeds 10 --target 0.98 --log-dir runs/NAME --resume auto
     torchrun --nproc-per-node 2 scripts/cifar10.py --preset air94

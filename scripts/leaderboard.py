@@ -50,7 +50,7 @@ LEVEL = 0.05
 OPTIONS = tuple(field.name for field in dataclasses.fields(Config))
 RECORDS = {
     "data_dir", "log_dir", "checkpoint_dir", "checkpoint_every", "resume", "tensorboard",
-    "log_every", "pictures_every", "explain", "quiet", "results",
+    "log_every", "pictures_every", "explain", "quiet", "results", "gap",
 }  # fmt: skip
 """Options that change neither the result nor how long it takes."""
 NOT_DECIDING = {"seed", "preset"}

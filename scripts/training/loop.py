@@ -128,6 +128,7 @@ def train(
         validated = trainer.evaluate(data.validation) if len(data.validation) else None
         test = data.test
         tested = trainer.evaluate(test) if testing else None
+        trained = trainer.evaluate(data.train) if config.gap else None
         begun = time.perf_counter()
         viewed = trainer.evaluate(test, views=True) if config.tta and testing else None
         tta_seconds = time.perf_counter() - begun
@@ -150,6 +151,9 @@ def train(
         test_class_accuracy_tta=by_class(viewed) if viewed else None,
         test_calibration_error_tta=figures.get("calibration_error_tta"),
         tta_seconds=tta_seconds if viewed else None,
+        train_accuracy=trained.accuracy if trained else None,
+        train_loss=trained.loss if trained else None,
+        gap=trained.accuracy - tested.accuracy if trained and tested else None,
         validation_accuracy=validated.accuracy if validated else None,
         best_validation_accuracy=run.best_accuracy if validated else None,
         best_epoch=run.best_epoch,
@@ -187,7 +191,7 @@ def begin(config: Config, data: Data, world: World = ALONE) -> tuple[Run, nn.Mod
         world: the processes that train together.
     """
     device = data.mean.device
-    model = recipes.build_model(config, len(data.classes), data.train.images.shape[1])
+    model = recipes.build_model(config, len(data.classes), data.train.images.shape[1:])
     model.to(device).to(memory_format=_layout(config))
     begun = time.perf_counter()
     if not config.resume:
@@ -272,7 +276,7 @@ class Trainer:
         self.device = data.mean.device
         self.steps_per_epoch = len(data.train) // config.batch_size
         self.total_steps = recipes.total_steps(config, self.steps_per_epoch)
-        self.warmup_steps = round(config.warmup * self.steps_per_epoch)
+        self.warmup_steps = recipes.warmup_steps(config, self.steps_per_epoch)
         self.sizes = config.resolutions or (data.train.images.shape[3],)
         coin = torch.Generator().manual_seed(config.seed)
         self.heads = (torch.rand(len(data.train), generator=coin) < 0.5).to(self.device)
@@ -545,6 +549,12 @@ class Trainer:
             "train_accuracy": run.correct / images,
             "train_seconds": run.train_seconds,
         }
+        if config.gap:
+            trained = self.evaluate(self.data.train)
+            row |= {
+                "evaluated_train_loss": trained.loss,
+                "evaluated_train_accuracy": trained.accuracy,
+            }
         validated = ""
         if measured:
             row |= {"validation_loss": measured.loss, "validation_accuracy": measured.accuracy}
@@ -586,6 +596,9 @@ class Trainer:
             measured: of the validation images; None where there are none.
         """
         values = {f"train_epoch/{name}": row[f"train_{name}"] for name in ("loss", "accuracy")}
+        if self.config.gap:
+            evaluated = {n: row[f"evaluated_train_{n}"] for n in ("loss", "accuracy")}
+            values |= {f"train_evaluated/{name}": value for name, value in evaluated.items()}
         if measured:
             values |= {"validation/loss": measured.loss, "validation/accuracy": measured.accuracy}
             by_class = measured.class_accuracy(self.data.validation.labels)
@@ -597,7 +610,7 @@ class Trainer:
         """What the network holds, gives out and answers; arguments as for ``show_epoch``."""
         run, held = self.run, self.data.validation
         if not self.config.fsdp:  # where a process has a part of the weights only
-            board.filters(run.model, run.steps)
+            board.filters(run.model, self.data.train.images.shape[1:], run.steps)
             images = held.images if measured else self.data.train.images
             found = probe.weights_and_statistics(run.model)
             found |= self.inside(probe.activations, images[spread(len(images), PROBED)])
@@ -706,6 +719,12 @@ class Trainer:
         extra = {
             "config": self.config.as_json(),
             "data": self.data.checksum,
+            "images": {  # what whoever serves the network has to know of them
+                "shape": list(self.data.train.images.shape[1:]),
+                "classes": list(self.data.classes),
+                "mean": self.data.mean.cpu(),
+                "std": self.data.std.cpu(),
+            },
             "ranks": self.world.gathered(torch.get_rng_state()),
         }
         if self.world.first:

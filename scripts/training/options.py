@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from scratch_layers import airnet, resnet
+from scratch_layers.mlp import mlp
 from training import checkpoint
 from training.augment import CHOICES as AUGMENTATIONS
 from training.averaging import KINDS as AVERAGES
@@ -26,19 +27,30 @@ from training.presets import PRESETS
 
 DATASETS = ("digits", "cifar10")
 CLASS_WEIGHTS = ("none", "inverse", "effective")
-MODELS = resnet.MODELS | airnet.MODELS
+PERCEPTRONS = {"mlp": mlp}
+"""Their input is flattened."""
+MODELS = resnet.MODELS | airnet.MODELS | PERCEPTRONS
 ACTIVATIONS = (
     "ReLU", "LeakyReLU", "PReLU", "ELU", "SELU", "CELU", "GELU", "SiLU", "Mish", "Hardswish",
     "Softplus", "Tanh", "Sigmoid",
 )  # fmt: skip
 """Names of classes in both libraries."""
 NORMS = ("batch", "group", "layer", "instance", "none")
+INITS = {
+    "he": "variance g² / fan_in",
+    "glorot": "2 g² / (fan_in + fan_out)",
+    "orthogonal": "all singular values g",
+    "normal1": "variance 1: signals explode",
+    "small": "standard deviation 0.01: they vanish",
+    "zeros": "all units of a layer stay the same",
+}
+"""How the weights of a multilayer perceptron are drawn; g is the gain of the activation."""
 SCHEDULES = {
     "onecycle": "",
-    "cosine": "to 0",
-    "linear": "to 0",
-    "step": "a tenth at 1/2 and 3/4 of the epochs",
-    "wsd": "stays, and falls to 0 in the last fifth",
+    "cosine": "to --lr-floor",
+    "linear": "to --lr-floor",
+    "step": "a tenth at each of --milestones",
+    "wsd": "stays, and falls to --lr-floor in the last fifth",
     "inverse-time": "1 / (1 + 9 x), to a tenth",
     "plateau": "a tenth after 5 epochs in which the validation loss has not fallen",
     "none": "",
@@ -47,15 +59,18 @@ SCHEDULES = {
 # What is used where nothing is given: always, for the data set, and for the optimizer.
 ALWAYS: dict[str, Any] = {
     "data_dir": None, "model": "resnet20", "activation": None, "norm": "batch", "dropout": 0.0,
+    "hidden": (128, 64, 32), "norm_last": False, "init": "he",
     "layers": "scratch", "kernels": "eager", "fused_layers": False,
     "optim": "scratch", "fused": None, "foreach": None,
     "weight_decay": 0.0, "momentum": 0.0, "nesterov": False,
     "clip_grad_norm": 0.0, "clip_grad_value": 0.0, "clip_grad_ratio": 0.0,
-    "schedule": "onecycle", "label_smoothing": 0.0, "seed": 0,
+    "schedule": "onecycle", "lr_floor": 0.0, "milestones": (0.5, 0.75), "warmup_steps": 0,
+    "betas": (), "label_smoothing": 0.0, "seed": 0,
     "device": "auto", "amp": "off", "compile": False, "channels_last": False,
     "checkpoint_every": 0, "resume": None, "tensorboard": True, "log_every": 20,
     "pictures_every": 5, "explain": 0, "quiet": False,
     "preset": None, "budget": 0.0, "resolutions": (), "padding": 0, "holdout": True, "tta": False,
+    "gap": False,
     "normalize_weights": False, "bias_lr": 1.0, "muon_head": True, "auxiliary_lr": 3e-3,
     "whitening_bias": True,
     "mixup": 0.0, "cutmix": 0.0, "imbalance": 1.0, "class_weights": "none", "focal": 0.0,
@@ -91,17 +106,27 @@ BY_OPTIMIZER: dict[str, dict[str, Any]] = {
 }
 OPTIMIZERS = tuple(BY_OPTIMIZER)
 BY_HAND_ONLY = ("momentum", "lion", "lars", "lamb", "muon")  # torch's Muon takes no convolutions
+HAVE_BETAS = ("adam", "adamw", "adamax", "nadam", "radam", "lion", "lamb")
+HAVE_FLOOR = ("onecycle", "cosine", "linear", "wsd")
 CLIPS = ("clip_grad_norm", "clip_grad_value", "clip_grad_ratio")
 NEWER = (
     "clip_grad_value", "clip_grad_ratio", "fused_layers", "preset", "budget", "resolutions",
     "padding", "activation", "norm", "holdout", "tta", "normalize_weights", "bias_lr",
     "muon_head", "auxiliary_lr", "whitening_bias", "mixup", "cutmix", "imbalance",
     "class_weights", "focal", "average", "ema_decay", "accumulate", "patience", "sync_batchnorm",
-    "fsdp", "results", "explain",
+    "fsdp", "results", "explain", "hidden", "norm_last", "init", "gap",
+    "betas", "lr_floor", "milestones", "warmup_steps",
 )  # fmt: skip
 """Not in older checkpoints, which mean the default."""
-TUPLES = ("augment", "resolutions")
+TUPLES = ("augment", "resolutions", "hidden", "betas", "milestones")
 """Lists in JSON and in checkpoints."""
+OF_CONVOLUTIONS = ("normalize_weights", "channels_last", "resolutions", "whitening_bias")
+"""What of a recipe means nothing for a multilayer perceptron."""
+INSTEAD = (
+    ("epochs", "budget"), ("warmup", "warmup_steps"), ("warmup_steps", "warmup"),
+    ("schedule", "milestones"), ("schedule", "lr_floor"),
+)  # fmt: skip
+"""Who gives the first does not want the second of a recipe."""
 
 
 @dataclass(frozen=True)
@@ -119,11 +144,15 @@ class Config:
     imbalance: float  # training images of the rarest class by those of the most frequent
     resolutions: tuple[int, ...]  # height and width in equal parts of the run; (): as they are
     tta: bool  # the mean over six views at the end
+    gap: bool  # what is trained on is tested too
 
     model: str
     activation: str | None  # name of its class; None: the model's own
     norm: str  # of NORMS
-    dropout: float  # probability, before the classifier
+    dropout: float  # probability, before the classifier; of an mlp after every hidden layer
+    hidden: tuple[int, ...]  # units of the layers of an mlp
+    norm_last: bool  # an mlp normalizes what its activations give, not what they take
+    init: str  # of INITS; of the weights of an mlp
     layers: str  # scratch or torch
     kernels: str  # eager or compiled, of the scratch layers
     fused_layers: bool  # normalization, sum and ReLU in one
@@ -132,6 +161,7 @@ class Config:
     optim: str  # scratch or torch
     lr: float  # peak, per step
     momentum: float
+    betas: tuple[float, ...]  # β1 and β2 of Adam and its like; (): the optimizer's own
     nesterov: bool
     weight_decay: float
     normalize_weights: bool  # filters have a mean square length of 1 before every step
@@ -146,7 +176,10 @@ class Config:
     clip_grad_ratio: float  # of gradient to weights, of each unit; 0: off
 
     schedule: str
+    lr_floor: float  # where it ends, by the peak
+    milestones: tuple[float, ...]  # of step, shares of the run
     warmup: float  # epochs
+    warmup_steps: int  # instead; 0: as warmup says
     epochs: float
     budget: float  # seconds of training that the epochs were fitted to; 0: none
     batch_size: int  # images, of all processes together
@@ -188,7 +221,7 @@ MAY_CHANGE = {
     "data_dir", "layers", "kernels", "fused_layers", "optim", "fused", "foreach", "device",
     "compile", "channels_last", "sync_batchnorm", "fsdp", "log_dir", "checkpoint_dir",
     "checkpoint_every", "resume", "tensorboard", "log_every", "pictures_every", "explain", "quiet",
-    "results",
+    "results", "gap",
 }  # fmt: skip
 
 
@@ -223,8 +256,10 @@ def make_config(**given: Any) -> Config:
         if preset is not None:
             _one_of("preset", preset, PRESETS)
         recipe = {} if preset is None else PRESETS[preset]
-        if "epochs" in given and "budget" not in given:
-            recipe = {key: value for key, value in recipe.items() if key != "budget"}
+        unwanted = {b for a, b in INSTEAD if a in given and b not in given}
+        if given.get("model") in PERCEPTRONS:
+            unwanted |= set(OF_CONVOLUTIONS)
+        recipe = {key: value for key, value in recipe.items() if key not in unwanted}
         dataset = given.get("dataset", recipe.get("dataset", "digits"))
         _one_of("dataset", dataset, DATASETS)
         usual = recipe.get("optimizer", BY_DATASET[dataset]["optimizer"])
@@ -235,6 +270,7 @@ def make_config(**given: Any) -> Config:
                 "muon_head",
                 "auxiliary_lr",
                 "bias_lr",
+                "betas",
                 *(key for options in BY_OPTIMIZER.values() for key in options),
             }
             recipe = {key: value for key, value in recipe.items() if key not in own}
@@ -242,8 +278,11 @@ def make_config(**given: Any) -> Config:
         values |= {"dataset": dataset, "optimizer": optimizer}
         if "nesterov" not in given:
             values["nesterov"] = values["nesterov"] and values["momentum"] > 0
-        if "warmup" not in given:
-            values["warmup"] = 0.3 * values["epochs"] if values["schedule"] == "onecycle" else 0.0
+        if "warmup" in recipe and "warmup" not in given:  # the same share of another run
+            values["warmup"] = recipe["warmup"] * values["epochs"] / recipe["epochs"]
+        elif "warmup" not in given:
+            cycle = values["schedule"] == "onecycle" and not values["warmup_steps"]
+            values["warmup"] = 0.3 * values["epochs"] if cycle else 0.0
         if "log_dir" not in given:
             stamp = time.strftime("%Y%m%d-%H%M%S")
             values["log_dir"] = f"runs/{dataset}-{values['model']}-{optimizer}-{stamp}"
@@ -253,10 +292,19 @@ def make_config(**given: Any) -> Config:
         values["device"] = "cuda" if torch.cuda.is_available() else "cpu"
     if values["amp"] == "auto":
         values["amp"] = "bf16" if values["device"] == "cuda" or multiplies_bf16() else "off"
-    values["resolutions"] = tuple(values["resolutions"])
+    values |= {name: tuple(values[name]) for name in TUPLES}
     config = Config(**values)
     _check(config, again=auto)
     return config
+
+
+def from_checkpoint(source: Path) -> Config:
+    """The options that a checkpoint was made with, as they were.
+
+    Raises:
+        UsageError: it cannot be read, or another version of this script wrote it.
+    """
+    return Config(**_read_config(source))
 
 
 def with_tuples(given: dict[str, Any]) -> dict[str, Any]:
@@ -334,7 +382,7 @@ def _listed(name: str) -> str:
 
 
 def _show(value: Any) -> str:
-    return " ".join(value) or "none" if isinstance(value, tuple) else str(value)
+    return " ".join(map(str, value)) or "none" if isinstance(value, tuple) else str(value)
 
 
 def _one_of(name: str, value: Any, choices: Iterable[str]) -> None:
@@ -353,7 +401,7 @@ def _check(c: Config, again: bool) -> None:
         "model": tuple(MODELS), "layers": ("scratch", "torch"), "optim": ("scratch", "torch"),
         "kernels": ("eager", "compiled"), "schedule": SCHEDULES, "device": ("cpu", "cuda"),
         "amp": ("off", "bf16", "fp16"), "average": AVERAGES, "class_weights": CLASS_WEIGHTS,
-        "norm": NORMS,
+        "norm": NORMS, "init": INITS,
     }.items():  # fmt: skip
         _one_of(name, getattr(c, name), choices)
     if c.activation is not None:
@@ -363,7 +411,7 @@ def _check(c: Config, again: bool) -> None:
 
     def refuse_unless(true: bool, name: str, remedy: str) -> None:
         if not true:
-            raise UsageError(f"{_option(name)} {getattr(c, name)}: {remedy}")
+            raise UsageError(f"{_option(name)} {_show(getattr(c, name))}: {remedy}")
 
     for name in ("lr", "bias_lr", "auxiliary_lr"):
         value = getattr(c, name)
@@ -371,19 +419,41 @@ def _check(c: Config, again: bool) -> None:
     for name in ("weight_decay", "warmup", "budget", "mixup", "cutmix", "focal", *CLIPS):
         value = getattr(c, name)
         refuse_unless(value >= 0 and math.isfinite(value), name, "give a finite number, 0 or more.")
-    for name in ("momentum", "dropout", "label_smoothing", "ema_decay"):
+    for name in ("momentum", "dropout", "label_smoothing", "ema_decay", "lr_floor"):
         refuse_unless(0 <= getattr(c, name) < 1, name, "give a number in [0, 1).")
     refuse_unless(0 < c.epochs < 2**20, "epochs", "give a number above 0 and below 2**20.")
     for name in ("batch_size", "log_every", "accumulate"):
         refuse_unless(getattr(c, name) >= 1, name, "give a whole number, 1 or more.")
-    for name in ("checkpoint_every", "pictures_every", "explain", "padding", "patience"):
+    counts = (
+        "checkpoint_every", "pictures_every", "explain", "padding", "patience", "warmup_steps",
+    )  # fmt: skip
+    for name in counts:
         refuse_unless(getattr(c, name) >= 0, name, "give a whole number, 0 or more.")
     refuse_unless(0 <= c.seed < 2**32, "seed", "give a whole number in [0, 2**32).")
     refuse_unless(
         c.warmup < c.epochs or c.warmup == 0, "warmup", f"give less than the {c.epochs:g} epochs."
     )
+    refuse_unless(
+        not (c.warmup and c.warmup_steps),
+        "warmup_steps",
+        f"not together with --warmup {c.warmup:g}. Leave one of them out.",
+    )
+    for share in c.milestones:
+        refuse_unless(0 < share < 1, "milestones", "give shares of the run, between 0 and 1.")
+    refuse_unless(
+        not c.betas or (len(c.betas) == 2 and all(0 <= beta < 1 for beta in c.betas)),
+        "betas",
+        "give two numbers in [0, 1).",
+    )
+    refuse_unless(
+        not c.betas or c.optimizer in HAVE_BETAS,
+        "betas",
+        f"{c.optimizer} has none. Leave it out, or use --optimizer {' or '.join(HAVE_BETAS)}.",
+    )
     for size in c.resolutions:
         refuse_unless(8 <= size <= 256, "resolutions", "give heights from 8 to 256 pixels.")
+    for units in c.hidden:
+        refuse_unless(units >= 1, "hidden", "give the units of each hidden layer, 1 or more.")
     refuse_unless(0 < c.imbalance <= 1, "imbalance", "give a number in (0, 1]; 1 is balanced.")
     refuse_unless(
         c.accumulate <= c.batch_size,
@@ -412,14 +482,50 @@ def _check(c: Config, again: bool) -> None:
         "muon_head",
         f"{c.optimizer} has no part of Muon. Leave it out, or use --optimizer muon.",
     )
+    perceptron = c.model in PERCEPTRONS
+    only_mlp = "Only --model mlp has it."
     for name, used, remedy in (
         ("bias_lr", c.optimizer != "muon", "Beside muon it is --auxiliary-lr."),
         ("auxiliary_lr", c.optimizer == "muon", "Only --optimizer muon has AdamW beside it."),
         ("whitening_bias", c.model in airnet.MODELS, f"{c.model} has no whitening layer."),
         ("ema_decay", c.average == "ema", "Only --average ema has a decay."),
+        ("lr_floor", c.schedule in HAVE_FLOOR, f"{c.schedule} does not fall to it."),
+        ("milestones", c.schedule == "step", "Only --schedule step has them."),
+        ("hidden", perceptron, only_mlp),
+        ("norm_last", perceptron, only_mlp),
+        ("init", perceptron, only_mlp),
+        ("norm_last", c.norm != "none", "There is no normalization."),
+        ("normalize_weights", not perceptron, f"{c.model} has no convolutions."),
+        ("channels_last", not perceptron, f"{c.model} has no convolutions."),
     ):
         fine = used or getattr(c, name) == ALWAYS[name]
         refuse_unless(fine, name, f"it would do nothing. {remedy} Leave it out.")
+    if perceptron:
+        refuse_unless(
+            c.norm in ("batch", "layer", "none"),
+            "norm",
+            f"{c.model} has features, and no channels with pixels. Use --norm batch, layer or "
+            "none, or a resnet.",
+        )
+        refuse_unless(
+            not c.resolutions,
+            "resolutions",
+            f"{c.model} takes images of one size only. Leave it out, or use a resnet.",
+        )
+        refuse_unless(
+            not c.fused_layers,
+            "fused_layers",
+            f"{c.model} has no such form. Leave it out, or use a resnet.",
+        )
+        part = math.ceil(c.batch_size / c.accumulate)
+        last = c.batch_size - part * ((c.batch_size - 1) // part)
+        refuse_unless(
+            c.norm != "batch" or last > 1,
+            "batch_size",
+            f"in {c.accumulate} part{'s' * (c.accumulate > 1)}, one of which is a single image, "
+            "which has no variance. Give another one or another --accumulate, or use --norm "
+            "layer.",
+        )
     refuse_unless(
         c.model not in airnet.MODELS or c.dataset == "cifar10",
         "model",
@@ -557,7 +663,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line. Options that are not given stay absent: ``make_config`` completes them."""
     p = argparse.ArgumentParser(
         prog="cifar10.py",
-        description="Train a residual network on CIFAR-10 or on scikit-learn's digits, with "
+        description="Train a network on CIFAR-10 or on scikit-learn's digits, with "
         "optimizers and layers written by hand, or with PyTorch's own. Without options: resnet20 "
         "on the digits.",
         epilog="Exit code: 0 done, 1 diverged, 2 something to mend in the options or the data, "
@@ -640,6 +746,14 @@ def parser() -> argparse.ArgumentParser:
         "and mirrored (default: no)",
     )
 
+    g.add_argument(
+        "--gap",
+        action=switch,
+        help="after every epoch and at the end, test on the training images too, in evaluation "
+        "mode and as they are, without augmentation: their accuracy minus that of the test images "
+        "is the generalization gap (default: no)",
+    )
+
     g = p.add_argument_group("network")
     g.add_argument(
         "--model", choices=MODELS, metavar="NAME", help=f"{', '.join(MODELS)} (default: resnet20)"
@@ -654,10 +768,34 @@ def parser() -> argparse.ArgumentParser:
         "--norm",
         choices=NORMS,
         help="normalization: batch, group (of 8 channels), layer (all channels and pixels of an "
-        "image), instance, or none (default: batch)",
+        "image; of an mlp all features), instance, or none (default: batch)",
     )
     g.add_argument(
-        "--dropout", type=float, metavar="P", help="probability before the classifier (default: 0)"
+        "--norm-last",
+        action=switch,
+        help="let an mlp normalize after the activation (default: no, before it)",
+    )
+    g.add_argument(
+        "--hidden",
+        type=int,
+        nargs="*",
+        metavar="UNITS",
+        help="units of each hidden layer of an mlp, whose input is the flattened image; without a "
+        "number it is linear (default: 128 64 32)",
+    )
+    g.add_argument(
+        "--init",
+        choices=INITS,
+        metavar="NAME",
+        help="weights of an mlp, whose biases begin at 0; g is the gain of the activation: "
+        + ", ".join(f"{name} ({what})" for name, what in INITS.items())
+        + " (default: he)",
+    )
+    g.add_argument(
+        "--dropout",
+        type=float,
+        metavar="P",
+        help="probability before the classifier; of an mlp after each hidden layer (default: 0)",
     )
     g.add_argument(
         "--layers",
@@ -701,6 +839,14 @@ def parser() -> argparse.ArgumentParser:
         type=float,
         metavar="M",
         help=f"(default: {_listed('momentum')}; the others have none)",
+    )
+    g.add_argument(
+        "--betas",
+        type=float,
+        nargs=2,
+        metavar=("BETA1", "BETA2"),
+        help=f"of {', '.join(HAVE_BETAS)}: what is kept of the means of the gradient and of its "
+        "square at each step (default: the optimizer's own)",
     )
     g.add_argument(
         "--nesterov",
@@ -831,6 +977,25 @@ def parser() -> argparse.ArgumentParser:
         type=float,
         metavar="EPOCHS",
         help="rising learning rate (default: onecycle 0.3 of the epochs, otherwise 0)",
+    )
+    g.add_argument(
+        "--warmup-steps",
+        type=int,
+        metavar="N",
+        help="the same in steps; 0 is as --warmup says (default: 0)",
+    )
+    g.add_argument(
+        "--lr-floor",
+        type=float,
+        metavar="SHARE",
+        help=f"of the highest learning rate, where {', '.join(HAVE_FLOOR)} end (default: 0)",
+    )
+    g.add_argument(
+        "--milestones",
+        type=float,
+        nargs="+",
+        metavar="SHARE",
+        help="of the epochs, when step goes down to a tenth (default: 0.5 0.75)",
     )
     g.add_argument(
         "--label-smoothing",

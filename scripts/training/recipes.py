@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -17,6 +17,7 @@ import scratch_layers
 import scratch_optim
 from scratch_layers.airnet import AirNet
 from scratch_layers.imbalance import class_weights
+from scratch_layers.init import normal_, orthogonal_, zeros_
 from scratch_layers.regularization import decay_groups
 from scratch_optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 from scratch_optim.swa_utils import Lookahead
@@ -24,7 +25,7 @@ from training import distributed
 from training.data import Data
 from training.distributed import World
 from training.errors import UsageError
-from training.options import MODELS, OPTIMIZERS, Config, multiplies_bf16
+from training.options import MODELS, OPTIMIZERS, PERCEPTRONS, Config, multiplies_bf16
 
 CLASS_NAMES = {name.lower(): name for name in scratch_optim.__all__ if name.lower() in OPTIMIZERS}
 GROUPS = ("weights", "biases and normalizations")  # the optimizer's groups, in this order
@@ -32,21 +33,21 @@ WHITENED = 5000
 """Training images whose patches the first layer of an ``AirNet`` makes uncorrelated."""
 
 
-def _half_cosine(x: float, y: float) -> float:
+def _half_cosine(x: float, y: float, config: Config) -> float:
     return 0.5 * (1 + math.cos(math.pi * x))  # WarmupCosineLR
 
 
 # What is left of the highest learning rate when the share x of the steps after the warm-up, and y
 # of all steps, are gone; the classes of scratch_optim.lr_scheduler that are the same.
-CURVES: dict[str, Callable[[float, float], float]] = {
+CURVES: dict[str, Callable[[float, float, Config], float]] = {
     "onecycle": _half_cosine,
     "cosine": _half_cosine,
-    "linear": lambda x, y: 1 - x,  # WarmupLinearLR
-    "step": lambda x, y: 0.1 ** ((y >= 0.5) + (y >= 0.75)),  # MultiStepLR
-    "wsd": lambda x, y: 1 - math.sqrt(max(0.0, 5 * x - 4)),  # WarmupStableDecayLR, 1-sqrt
-    "inverse-time": lambda x, y: 1 / (1 + 9 * x),  # InverseTimeLR
-    "plateau": lambda x, y: 1.0,  # until build_plateau takes over
-    "none": lambda x, y: 1.0,
+    "linear": lambda x, y, config: 1 - x,  # WarmupLinearLR
+    "step": lambda x, y, config: 0.1 ** sum(y >= m for m in config.milestones),  # MultiStepLR
+    "wsd": lambda x, y, config: 1 - math.sqrt(max(0.0, 5 * x - 4)),  # WarmupStableDecayLR, 1-sqrt
+    "inverse-time": lambda x, y, config: 1 / (1 + 9 * x),  # InverseTimeLR
+    "plateau": lambda x, y, config: 1.0,  # until build_plateau takes over
+    "none": lambda x, y, config: 1.0,
 }
 
 
@@ -78,18 +79,48 @@ class Normalized:
         return getattr(self.layers, name)
 
 
-def build_model(config: Config, num_classes: int, in_channels: int) -> nn.Module:
-    """The network, on the CPU; its initial weights come from torch's global generator."""
+MLP_NORMALIZATIONS = {"batch": "BatchNorm1d", "layer": "LayerNorm", "none": None}
+"""The same for the features of a multilayer perceptron."""
+
+MLP_INITS: dict[str, str | Callable[[Tensor, float], Any]] = {
+    "he": "he",
+    "glorot": "glorot",
+    "orthogonal": orthogonal_,
+    "normal1": lambda W, g: normal_(W, std=1.0),
+    "small": lambda W, g: normal_(W, std=0.01),
+    "zeros": lambda W, g: zeros_(W),
+}
+"""How a weight W (out, in) is drawn if what feeds it has the gain g; see scratch_layers.mlp."""
+
+
+def build_model(config: Config, num_classes: int, shape: Sequence[int]) -> nn.Module:
+    """The network, on the CPU; its initial weights come from torch's global generator.
+
+    Args:
+        config: which one.
+        num_classes: logits.
+        shape: (C, H, W) of an image.
+    """
     if config.layers == "scratch":
         scratch_layers.compile_kernels(config.kernels == "compiled")
     layers, norm = _layers(config), NORMALIZATIONS.get(config.norm)
-    own = {} if config.activation is None else {"activation": config.activation}
+    common: dict[str, Any] = {"num_classes": num_classes, "dropout": config.dropout}
+    if config.activation is not None:
+        common["activation"] = config.activation
+    if config.model in PERCEPTRONS:
+        return PERCEPTRONS[config.model](
+            layers,
+            **common,
+            in_features=math.prod(shape),
+            hidden=config.hidden,
+            norm=MLP_NORMALIZATIONS[config.norm],
+            norm_last=config.norm_last,
+            init=MLP_INITS[config.init],
+        )
     model = MODELS[config.model](
         layers if norm is None else Normalized(layers, norm),
-        **own,
-        num_classes=num_classes,
-        in_channels=in_channels,
-        dropout=config.dropout,
+        **common,
+        in_channels=shape[0],
         fused=config.fused_layers,
     )
     if not config.whitening_bias:
@@ -143,6 +174,11 @@ def _synchronize(config: Config, model: nn.Module) -> None:
 def group_names(optimizer: Optimizer) -> tuple[str, ...]:
     """What the groups of ``build_optimizer`` are called, in their order."""
     return GROUPS if len(optimizer.param_groups) == 2 else (*GROUPS, "classifier")
+
+
+def classifier(model: nn.Module) -> nn.Linear:
+    """The last linear layer."""
+    return [m for m in model.modules() if isinstance(m, nn.Linear)][-1]
 
 
 def fit_to_images(model: nn.Module, data: Data) -> None:
@@ -229,9 +265,11 @@ def build_optimizer(config: Config, model: nn.Module) -> Optimizer:
                 "or use another --optimizer or --optim."
             )
         settings[name] = getattr(config, name)
+    if config.betas:
+        settings["betas"] = config.betas
     groups = decay_groups(model, config.weight_decay)
     if not config.muon_head:
-        head = model.get_parameter("fc.weight")
+        head = classifier(model).weight
         groups[0]["params"] = [p for p in groups[0]["params"] if p is not head]
         groups.append({"params": [head], "use_muon": False})
     if config.bias_lr != 1:
@@ -251,25 +289,44 @@ def total_steps(config: Config, steps_per_epoch: int) -> int:
     return max(1, round(config.epochs * steps_per_epoch))
 
 
+def warmup_steps(config: Config, steps_per_epoch: int) -> int:
+    """The steps in which the learning rate rises, fewer than those of the whole run.
+
+    Raises:
+        UsageError: --warmup-steps are not.
+    """
+    total = total_steps(config, steps_per_epoch)
+    if config.warmup_steps >= total:
+        raise UsageError(
+            f"--warmup-steps {config.warmup_steps}: the whole run has {total} steps, "
+            f"{steps_per_epoch} an epoch. Give fewer, or more --epochs."
+        )
+    return config.warmup_steps or min(round(config.warmup * steps_per_epoch), total - 1)
+
+
 def build_schedule(config: Config, optimizer: Optimizer, steps_per_epoch: int) -> LRScheduler:
     """The learning rate as a function of the step; call ``step()`` after every optimizer step.
 
     One cycle rises and falls along half cosines (L. N. Smith, N. Topin, "Super-Convergence", 2018,
-    arXiv:1708.07120), from 1/25 of the peak to 0; every other schedule warms up linearly, and its
-    first step is the first of the ramp (the classes named beside ``CURVES`` begin theirs at 0, so
-    that a step is wasted, or repeat it). It is a closed form of the step, so that ``OneCycleLR``,
-    which divides by zero when a phase is one step long, and chains of schedulers are not needed,
-    and so that a run may go on from a checkpoint with either library's optimizer.
+    arXiv:1708.07120), from 1/25 of the peak to --lr-floor; every other schedule warms up linearly,
+    and its first step is the first of the ramp (the classes named beside ``CURVES`` begin theirs at
+    0, so that a step is wasted, or repeat it). It is a closed form of the step, so that
+    ``OneCycleLR``, which divides by zero when a phase is one step long, and chains of schedulers
+    are not needed, and so that a run may go on from a checkpoint with either library's optimizer.
+
+    Raises:
+        UsageError: as ``warmup_steps``.
     """
     total = total_steps(config, steps_per_epoch)
-    warmup = min(round(config.warmup * steps_per_epoch), total - 1)
+    warmup, floor = warmup_steps(config, steps_per_epoch), config.lr_floor
 
     def factor(step: int) -> float:
         if step < warmup and config.schedule == "onecycle":
             return 0.04 + 0.96 * 0.5 * (1 - math.cos(math.pi * step / warmup))
         if step < warmup:
             return (step + 1) / warmup
-        return CURVES[config.schedule]((step - warmup) / (total - warmup), step / total)
+        x, y = (step - warmup) / (total - warmup), step / total
+        return floor + (1 - floor) * CURVES[config.schedule](x, y, config)
 
     return LambdaLR(optimizer, factor)
 
@@ -288,5 +345,5 @@ def clipping(config: Config) -> ModuleType:
 
 def units(model: nn.Module) -> list[nn.Parameter]:
     """The parameters whose gradients adaptive clipping clips: all but the classifier's."""
-    layers = [m for m in model.modules() if not isinstance(m, nn.Linear)]
+    layers = [m for m in model.modules() if m is not classifier(model)]
     return [p for layer in layers for p in layer.parameters(recurse=False)]

@@ -41,6 +41,9 @@ class Result:
     test_class_accuracy_tta: dict[str, float] | None  # likewise
     test_calibration_error_tta: float | None  # likewise
     tta_seconds: float | None  # which that took
+    train_accuracy: float | None  # likewise, of the training images as they are; None: no --gap
+    train_loss: float | None
+    gap: float | None  # accuracy of training minus that of test images
     validation_accuracy: float | None  # of the final weights; None: no images are set aside
     best_validation_accuracy: float | None
     best_epoch: int

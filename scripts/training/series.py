@@ -31,9 +31,13 @@ REMEDY = "Free some space, or choose another --log-dir."
 METRICS = {
     "test_accuracy": "test accuracy, %",
     "test_accuracy_tta": "by six views, %",
+    "train_accuracy": "training accuracy, %",
+    "gap": "gap, points",
     "train_seconds": "training, s",
 }
 """What is summarized, and what a table calls it. Accuracies are in percent there."""
+TESTED = ("test_accuracy", "test_accuracy_tta")
+"""What is compared with the target."""
 
 
 @dataclass(frozen=True)
@@ -264,7 +268,7 @@ def summary(
     values = {
         name: [record[name] for record in records.values()]
         for name in METRICS
-        if all(record[name] is not None for record in records.values())
+        if all(record.get(name) is not None for record in records.values())
     }
     return Outcome(
         list(records),
@@ -274,9 +278,7 @@ def summary(
         {}
         if target is None
         else {
-            name: p_value_above(found, target)
-            for name, found in values.items()
-            if name != "train_seconds"
+            name: p_value_above(found, target) for name, found in values.items() if name in TESTED
         },
     )
 

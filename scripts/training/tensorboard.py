@@ -8,6 +8,8 @@ Custom Scalars             the curves below in charts that belong together: trai
 Scalars                    train/, validation/, test/: loss and accuracy; test/: calibration_error,
                            and all three of six views; train_epoch/: their
                            means over an epoch, to be seen beside validation/;
+                           train_evaluated/: of the training images as they are, in evaluation
+                           mode, with --gap;
                            validation_class/: accuracy of each class;
                            learning_rate/ of each group; gradient_norm and
                            update_to_weight_ratio of all parameters together, and of each
@@ -140,10 +142,19 @@ class Board:
         """uint8 (N, C, H, W) images as they go into the network, 64 at most."""
         self.writer.add_image("images/augmented_batch", draw_batch(images[:64]), step)
 
-    def filters(self, model: nn.Module, step: int) -> None:
-        """Those of the first convolution."""
-        first = next(m for m in model.modules() if isinstance(m, nn.Conv2d))
-        self.writer.add_image("images/first_layer_filters", draw_filters(first.weight), step)
+    def filters(self, model: nn.Module, shape: Sequence[int], step: int) -> None:
+        """Those of the first convolution, or what each unit of the first linear layer looks for.
+
+        Args:
+            model: the network.
+            shape: (C, H, W) of an image, which a linear layer gets flattened.
+            step: of the training.
+        """
+        first = next(m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear))
+        weight = first.weight
+        if isinstance(first, nn.Linear):
+            weight = weight.view(-1, *shape)
+        self.writer.add_image("images/first_layer_filters", draw_filters(weight), step)
 
     def histograms(self, distributions: Mapping[str, Tensor], step: int) -> None:
         """Histograms by tag, each as :func:`training.probe.distribution` has it."""
@@ -264,7 +275,8 @@ class Board:
 def layout(config: Mapping[str, Any]) -> dict[str, dict[str, list[Any]]]:
     """The charts of Custom Scalars: category, title, and which tags begin with one of these."""
     parts = ("train", "validation") if config["holdout"] else ("train",)
-    epochs = ("train_epoch", *parts[1:])
+    evaluated = ("train_evaluated",) if config["gap"] else ()
+    epochs = ("train_epoch", *evaluated, *parts[1:])
     charts = {
         "training and validation": {
             "loss": [f"{part}/loss$" for part in parts],

@@ -18,7 +18,7 @@ from training.options import make_config
 @pytest.fixture
 def tiny(monkeypatch):
     monkeypatch.setattr(timed_run, "load_data", lambda *args: tiny_data())
-    monkeypatch.setattr(recipes, "build_model", lambda c, k, n: TinyNet(k, n, c.dropout))
+    monkeypatch.setattr(recipes, "build_model", lambda c, k, s: TinyNet(k, s[0], c.dropout))
 
 
 def test_report_has_a_share_for_every_part_of_the_run(tiny, tmp_path):

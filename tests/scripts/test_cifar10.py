@@ -89,6 +89,30 @@ IMPOSSIBLE = {
     "--ema-decay 0.9": ("--ema-decay 0.9", "Only --average ema"),
     "--auxiliary-lr 0.9": ("--auxiliary-lr 0.9", "Only --optimizer muon"),
     "--no-whitening-bias": ("--whitening-bias False", "no whitening layer"),
+    "--hidden 16": ("--hidden 16", "Only --model mlp"),
+    "--init glorot": ("--init glorot", "Only --model mlp"),
+    "--norm-last": ("--norm-last True", "Only --model mlp"),
+    "--betas 0.9 1": ("--betas 0.9 1.0", "[0, 1)"),
+    "--optimizer sgd --betas 0.9 0.95": ("--betas 0.9 0.95", "sgd has none", "adamw"),
+    "--lr-floor 1": ("--lr-floor 1.0", "[0, 1)"),
+    "--schedule step --lr-floor 0.1": ("--lr-floor 0.1", "step does not fall to it"),
+    "--milestones 0.3": ("--milestones 0.3", "Only --schedule step"),
+    "--schedule step --milestones 0.3 1": ("--milestones 0.3 1.0", "between 0 and 1"),
+    "--warmup-steps -1": ("--warmup-steps -1", "0 or more"),
+    "--warmup-steps 5 --warmup 2": ("--warmup-steps 5", "not together with --warmup 2"),
+    "--warmup-steps 1200": ("--warmup-steps 1200", "the whole run has 1200 steps, 20 an epoch"),
+    "--model mlp --hidden 16 0": ("--hidden 16 0", "1 or more"),
+    "--model mlp --init gloro": ("gloro", "glorot"),
+    "--model mlp --norm none --norm-last": ("--norm-last True", "no normalization"),
+    "--model mlp --norm group": ("--norm group", "batch, layer or none"),
+    "--model mlp --norm instance": ("--norm instance", "batch, layer or none"),
+    "--model mlp --resolutions 8 16": ("--resolutions 8 16", "a resnet"),
+    "--model mlp --fused-layers --layers scratch": ("--fused-layers True", "a resnet"),
+    "--model mlp --normalize-weights": ("--normalize-weights True", "no convolutions"),
+    "--model mlp --channels-last": ("--channels-last True", "no convolutions"),
+    "--model mlp --no-whitening-bias": ("--whitening-bias False", "no whitening layer"),
+    "--model mlp --accumulate 64": ("--batch-size 64", "a single image", "--norm layer"),
+    "--model mlp --batch-size 7 --accumulate 3": ("--batch-size 7", "3 parts", "single image"),
     "--mixup -1": ("--mixup -1.0", "0 or more"),
     "--data-dir /tmp": ("--data-dir /tmp", "--dataset cifar10"),
     "--dataset cifar10 --data-dir nowhere": ("--data-dir nowhere", "no such folder"),
@@ -168,6 +192,7 @@ OTHERS = {
     "--epochs 9": "--epochs 1, not 9",
     "--augment flip crop": "--augment crop, not flip crop",
     "--augment none": "--augment crop, not none",
+    "--hidden 16 8": "--hidden 128 64 32, not 16 8",
 }
 
 
@@ -289,11 +314,13 @@ def test_hand_written_stack_learns_the_digits():
     assert list(Path("run").glob("events.out.tfevents.*"))
 
 
-def test_hand_written_and_built_in_stack_train_alike():
+@pytest.mark.parametrize("model", ["resnet20", "mlp"])
+def test_hand_written_and_built_in_stack_train_alike(model):
     losses = {}
     for stack in ("scratch", "torch"):
         argv = ["--epochs", "2", "--batch-size", "128", "--device", "cpu", "--no-tensorboard"]
         argv += ["--quiet", "--optim", stack, "--layers", stack, "--log-dir", stack]
+        argv += ["--model", model]
         assert cifar10.main([*argv, "--lr", "1e-4", "--schedule", "none"]) == 0
         result = json.loads(Path(stack, "result.json").read_text())
         losses[stack] = [row["train_loss"] for row in result["history"]]

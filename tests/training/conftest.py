@@ -59,7 +59,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         recipes,
         "build_model",
-        lambda config, classes, channels: TinyNet(classes, channels, config.dropout),
+        lambda config, classes, shape: TinyNet(classes, shape[0], config.dropout),
     )
 
 

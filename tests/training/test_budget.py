@@ -111,7 +111,7 @@ def test_a_network_that_is_blind_to_shifts_and_mirrors_is_tested_alike_by_views(
     tmp_path, monkeypatch
 ):
     class Blind(nn.Module):
-        def __init__(self, config: Any, classes: int, channels: int) -> None:
+        def __init__(self, config: Any, classes: int, shape: Any) -> None:
             super().__init__()
             self.fc = nn.Linear(1, classes)
 
@@ -145,5 +145,17 @@ def test_a_preset_gives_what_is_not_given_otherwise(tmp_path):
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_every_preset_can_be(name, tmp_path):
-    make_config(preset=name, log_dir=str(tmp_path), device="cpu")
+def test_every_preset_can_be_and_is_what_it_says(name, tmp_path):
+    given = {"preset": name, "log_dir": str(tmp_path), "device": "cpu"}
+    made = make_config(**given)
+    for key, value in PRESETS[name].items():
+        assert getattr(made, key) == value or (key, value) == ("amp", "auto")
+    # of a run of another length the warm-up is the same share, unless it is given
+    shorter = make_config(**given, epochs=made.epochs / 2)
+    assert shorter.warmup == pytest.approx(made.warmup / 2)
+    assert make_config(**given, warmup=0.25).warmup == 0.25
+    assert make_config(**given, warmup=0.25).warmup_steps == 0
+    in_steps = make_config(**given, warmup_steps=7)
+    assert (in_steps.warmup, in_steps.warmup_steps) == (0.0, 7)
+    other = make_config(**given, schedule="none")
+    assert (other.lr_floor, other.milestones) == (0.0, (0.5, 0.75))

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 
 import scratch_layers
+from tests.training.conftest import TinyNet
 from timed_run import make_trainer
 from training import loop, options, recipes
 from training.checkpoint import load, save
@@ -21,6 +22,7 @@ from training.data import load as load_data
 from training.errors import DivergedError, InterruptedRunError, UsageError
 from training.loop import permutation, train
 from training.options import BY_HAND_ONLY, OPTIMIZERS, SCHEDULES, Config, make_config
+from training.presets import PRESETS
 
 pytestmark = pytest.mark.usefixtures("tiny")
 
@@ -232,6 +234,23 @@ def test_every_choice_lowers_the_loss_on_the_digits(tmp_path, monkeypatch, given
     assert history[-1]["train_loss"] < history[0]["train_loss"]
 
 
+@pytest.mark.parametrize("name", [n for n, p in PRESETS.items() if p["model"] == "resnet18"])
+def test_the_recipes_of_large_networks_take_a_step(name, tmp_path, monkeypatch):
+    monkeypatch.undo()  # the network of the recipe
+    made = make_config(
+        preset=name, dataset="digits", batch_size=8, log_dir=str(tmp_path), device="cpu",
+        layers="torch", quiet=True,
+    )  # fmt: skip
+    trainer = make_trainer(made, load_data("digits", None, 0))
+    before = [p.detach().clone() for p in trainer.run.model.parameters()]
+    trainer.run.model.train()
+    trainer.train_step(trainer.batch(torch.arange(8)), measure=False)
+    assert math.isfinite(trainer.read())
+    # all of them: the gradient reaches every layer
+    for p, old in zip(trainer.run.model.parameters(), before, strict=True):
+        assert not torch.equal(p, old)
+
+
 def test_learning_beats_chance(tmp_path):
     result = train(config(tmp_path, epochs=30, dropout=0.0, augment=(), lr=0.05))
     assert result.test_accuracy > 0.9
@@ -296,6 +315,29 @@ def test_evaluation_is_repeatable_and_changes_nothing(tmp_path, monkeypatch):
     assert torch.equal(whole, again)
     # float32, kernels may sum in another order for another batch size
     torch.testing.assert_close(whole, parts, rtol=1e-5, atol=1e-5)
+
+
+def test_the_gap_is_to_the_training_images_as_they_are_and_looking_changes_nothing(tmp_path):
+    result = train(config(tmp_path / "with", gap=True))
+    without = train(config(tmp_path / "without"))
+    states = [load(tmp_path / name / "last.pt")["model"] for name in ("with", "without")]
+    assert_same(*states)
+    assert (without.train_accuracy, without.train_loss, without.gap) == (None, None, None)
+
+    data = loop.load_data()
+    net = TinyNet(3, 1, 0.9)  # whose dropout is not to be seen
+    net.load_state_dict(states[0])
+    with torch.no_grad():
+        logits = net.eval()(data.normalized(data.train.images))
+    accuracy = (logits.argmax(1) == data.train.labels).double().mean().item()
+    loss = F.cross_entropy(logits, data.train.labels).item()
+    assert result.train_accuracy == accuracy
+    assert result.train_loss == pytest.approx(loss, rel=1e-5)  # float32 sums of 54 images
+    assert result.gap == accuracy - result.test_accuracy
+    last = result.history[-1]
+    assert last["evaluated_train_accuracy"] == accuracy != last["train_accuracy"]
+    assert last["evaluated_train_loss"] == result.train_loss
+    assert not any("evaluated" in name for name in without.history[-1])
 
 
 def test_gradient_is_clipped_to_the_given_length(tmp_path, monkeypatch):

@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import scratch_layers
 from scratch_layers import airnet, resnet
+from scratch_layers.mlp import mlp
 from tests.training.conftest import TinyNet
 from training import probe
 
@@ -81,6 +82,13 @@ def test_wiring_names_every_layer_that_is_called_and_every_operation_once(name):
     for i, node in enumerate(nodes):
         assert set(node.inputs) <= set(names[:i])
     assert all(node.inputs for node in nodes[1:])
+
+
+def test_a_perceptron_is_wired_without_a_look_at_its_input():
+    model = mlp(in_features=48, hidden=(8, 4)).eval()
+    paths = [f"hidden/{i}/{part}" for i in (0, 1) for part in model.hidden[0]._modules]
+    names = [node.name for node in probe.wiring(model)]
+    assert names == ["x", "flatten", *paths, "output", "output_2"]
 
 
 def test_a_layer_that_is_called_again_has_an_entry_for_each_call():

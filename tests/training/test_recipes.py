@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
+import inspect
+import math
+
 import pytest
 import torch
 from torch import nn
 
 import scratch_layers
 import scratch_optim
+from scratch_layers.mlp import mlp
 from training.errors import UsageError
 from training.options import (
     ACTIVATIONS,
+    ALWAYS,
     BY_HAND_ONLY,
     BY_OPTIMIZER,
+    HAVE_BETAS,
+    HAVE_FLOOR,
+    INITS,
     NORMS,
     OPTIMIZERS,
     SCHEDULES,
     Config,
     make_config,
 )
+from training.presets import PRESETS
 from training.recipes import (
     CLASS_NAMES,
     CURVES,
+    MLP_INITS,
     build_model,
     build_optimizer,
     build_schedule,
@@ -156,6 +166,116 @@ def test_onecycle_is_torchs_but_for_its_end():
     assert seen[30:] == sorted(seen[30:], reverse=True)
 
 
+@pytest.mark.parametrize("name", HAVE_FLOOR)
+def test_a_floor_leaves_the_beginning_and_the_peak_and_lifts_the_rest_in_proportion(name):
+    plain = factors(epochs=10, schedule=name, warmup=2.0)
+    lifted = factors(epochs=10, schedule=name, warmup=2.0, lr_floor=0.25)
+    assert lifted[:21] == plain[:21]
+    # float64, but for the order of operations
+    assert lifted[20:] == pytest.approx([0.25 + 0.75 * f for f in plain[20:]], rel=1e-12)
+
+
+def test_milestones_are_where_step_goes_down():
+    seen = factors(epochs=10, schedule="step", milestones=(0.1, 0.5, 0.77))
+    expected = [1.0] * 10 + [0.1] * 40 + [0.01] * 27 + [0.001] * 23
+    assert seen == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_a_warmup_may_be_given_in_steps(name):
+    in_steps = factors(epochs=10, schedule=name, warmup_steps=20)
+    assert in_steps == factors(epochs=10, schedule=name, warmup=2.0)
+    with pytest.raises(UsageError, match=r"--warmup-steps 100: the whole run has 100 steps"):
+        factors(epochs=10, schedule=name, warmup_steps=100)
+
+
+def test_betas_reach_the_optimizers_that_have_them():
+    for name in OPTIMIZERS:
+        cls = getattr(scratch_optim, CLASS_NAMES[name])
+        has = "betas" in inspect.signature(cls).parameters
+        assert has == (name in HAVE_BETAS)
+        if has:
+            made = config(optim="scratch", optimizer=name, betas=[0.8, 0.7])
+            assert made.betas == (0.8, 0.7)
+            groups = build_optimizer(made, nn.Linear(1, 1)).param_groups
+            assert [tuple(group["betas"]) for group in groups] == [(0.8, 0.7)] * 2
+            own = build_optimizer(config(optim="scratch", optimizer=name), nn.Linear(1, 1))
+            default = inspect.signature(cls).parameters["betas"].default
+            assert tuple(own.param_groups[0]["betas"]) == tuple(default)
+
+
+def preset(name: str, steps_per_epoch: int) -> tuple[Config, list[float], torch.optim.Optimizer]:
+    """The options, the learning rate of each step, and the optimizer, at its beginning."""
+    made = make_config(preset=name, device="cpu", amp="off", log_dir="no/where")
+    optimizers = [build_optimizer(made, nn.Linear(2, 2)) for _ in range(2)]
+    schedule = build_schedule(made, optimizers[0], steps_per_epoch)
+    rates = []
+    for _ in range(round(made.epochs * steps_per_epoch)):
+        rates.append(optimizers[0].param_groups[0]["lr"])
+        optimizers[0].step()
+        schedule.step()
+    return made, rates, optimizers[1]
+
+
+def groups_of(optimizer: torch.optim.Optimizer, *names: str) -> list[tuple]:
+    return [tuple(group[name] for name in names) for group in optimizer.param_groups]
+
+
+SAME = {"rel": 1e-12}
+"""float64, but for the order of operations."""
+
+
+def test_imagenet_resnet50_is_sgd_that_falls_to_a_tenth_at_epochs_30_60_and_80():
+    made, rates, optimizer = preset("imagenet-resnet50", 3)
+    assert type(optimizer) is scratch_optim.SGD
+    names = ("lr", "momentum", "nesterov", "weight_decay")
+    assert groups_of(optimizer, *names) == [(0.1, 0.9, True, 1e-4), (0.1, 0.9, True, 0.0)]
+    expected = [0.1] * 90 + [0.01] * 90 + [0.001] * 60 + [0.0001] * 30
+    assert rates == pytest.approx(expected, **SAME)
+    assert made.batch_size == 256
+
+
+def test_bert_is_adam_with_a_hundredth_of_warmup_and_a_straight_line_to_0():
+    made, rates, optimizer = preset("bert", 25)
+    assert type(optimizer) is scratch_optim.AdamW
+    names = ("betas", "weight_decay")
+    assert groups_of(optimizer, *names) == [((0.9, 0.999), 0.01), ((0.9, 0.999), 0.0)]
+    assert rates[:10] == pytest.approx([1e-4 * (i + 1) / 10 for i in range(10)], **SAME)
+    assert rates[10:] == pytest.approx([1e-4 * (1 - i / 990) for i in range(990)], **SAME)
+    assert (made.dropout, made.clip_grad_norm, made.activation) == (0.1, 1.0, "GELU")
+
+
+def test_gpt3_is_adam_clipped_at_1_that_falls_along_a_half_cosine_to_a_tenth():
+    made, rates, optimizer = preset("gpt3", 80)
+    assert type(optimizer) is scratch_optim.AdamW
+    assert groups_of(optimizer, "betas", "weight_decay") == [((0.9, 0.95), 0.1), ((0.9, 0.95), 0.0)]
+    assert made.clip_grad_norm == 1.0
+    assert rates[:10] == pytest.approx([6e-4 * (i + 1) / 10 for i in range(10)], **SAME)
+    assert rates[10] == 6e-4 == max(rates)
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert rates[10 + 7990 // 2] == pytest.approx(6e-4 * 0.55, **SAME)  # halfway
+    # of 7,990 steps the last is one step above the floor
+    assert rates[-1] == pytest.approx(6e-5, rel=1e-6)
+    assert rates[-1] > 6e-5
+
+
+def test_production_is_adamw_with_1000_steps_of_warmup_that_stops_early():
+    made, rates, optimizer = preset("production", 20)
+    assert type(optimizer) is scratch_optim.AdamW
+    assert groups_of(optimizer, "lr", "weight_decay") == [(1e-4, 0.01), (1e-4, 0.0)]
+    assert (made.patience, made.clip_grad_norm, made.dropout) == (10, 1.0, 0.1)
+    assert rates[:1000] == pytest.approx([1e-4 * (i + 1) / 1000 for i in range(1000)], **SAME)
+    expected = reference("CosineAnnealingLR", 1000, T_max=1000)
+    # float64; near its end the half cosine is a difference of two numbers that are nearly equal
+    assert rates[1000:] == pytest.approx([1e-4 * f for f in expected], rel=1e-9, abs=1e-16)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_may_be_given_for_a_perceptron(name):
+    made = make_config(preset=name, model="mlp", device="cpu", log_dir="no/where")
+    assert build_model(made, 10, (3, 32, 32))(torch.randn(2, 3, 32, 32)).shape == (2, 10)
+
+
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize(("steps", "epochs", "warmup"), [(1, 1, 0.9), (1, 2, 1.6), (3, 1, 0.5)])
 def test_shortest_runs_have_a_schedule(schedule, steps, epochs, warmup):
@@ -213,11 +333,16 @@ def test_clipping_comes_from_the_library_asked_for():
     assert clipping(config(optim="torch")) is torch.nn.utils
 
 
-def test_adaptive_clipping_leaves_the_classifier_out():
-    model = build_model(config(), 10, 1)
+@pytest.mark.parametrize(("name", "head"), [("resnet20", "fc"), ("mlp", "output")])
+def test_adaptive_clipping_and_muon_leave_the_classifier_out(name, head):
+    made = config(model=name, optim="scratch", optimizer="muon", muon_head=False)
+    model = build_model(made, 10, (1, 8, 8))
     found = {id(p) for p in units(model)}
     left = [name for name, p in model.named_parameters() if id(p) not in found]
-    assert left == ["fc.weight", "fc.bias"]
+    assert left == [f"{head}.weight", f"{head}.bias"]
+    *_, last = build_optimizer(made, model).param_groups
+    assert not last["use_muon"]
+    assert [id(p) for p in last["params"]] == [id(model.get_parameter(f"{head}.weight"))]
 
 
 def test_a_way_to_run_that_the_optimizer_lacks_is_refused():
@@ -229,7 +354,7 @@ def test_one_seed_gives_the_same_weights_in_both_stacks():
     states = []
     for layers in ("torch", "scratch"):
         torch.manual_seed(0)
-        states.append(build_model(config(layers=layers, dropout=0.1), 10, 1).state_dict())
+        states.append(build_model(config(layers=layers, dropout=0.1), 10, (1, 8, 8)).state_dict())
     one, two = states
     assert one.keys() == two.keys()
     assert all(torch.equal(one[key], two[key]) for key in one)
@@ -239,7 +364,7 @@ def test_layers_come_from_the_library_asked_for():
     import scratch_layers
 
     for layers, module in (("torch", nn), ("scratch", scratch_layers)):
-        made = build_model(config(layers=layers), 10, 1)
+        made = build_model(config(layers=layers), 10, (1, 8, 8))
         norms = [m for m in made.modules() if isinstance(m, nn.BatchNorm2d)]
         assert {type(m) for m in norms} == {module.BatchNorm2d}
 
@@ -247,7 +372,7 @@ def test_layers_come_from_the_library_asked_for():
 @pytest.mark.parametrize("layers", ["scratch", "torch"])
 @pytest.mark.parametrize("norm", NORMS)
 def test_normalizations_are_all_of_the_kind_that_is_asked_for(layers, norm):
-    model = build_model(config(layers=layers, norm=norm), 10, 1)
+    model = build_model(config(layers=layers, norm=norm), 10, (1, 8, 8))
     kinds = {"batch": "BatchNorm2d", "instance": "InstanceNorm2d", "none": "Identity"}
     cls = getattr(scratch_layers if layers == "scratch" else nn, kinds.get(norm, "GroupNorm"), None)
     found = [m for name, m in model.named_modules() if name.rpartition(".")[2].startswith("bn")]
@@ -261,17 +386,78 @@ def test_normalizations_are_all_of_the_kind_that_is_asked_for(layers, norm):
 @pytest.mark.parametrize("layers", ["scratch", "torch"])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_activations_are_all_of_the_kind_that_is_asked_for(layers, activation):
-    model = build_model(config(layers=layers, activation=activation), 10, 1)
+    model = build_model(config(layers=layers, activation=activation), 10, (1, 8, 8))
     cls = getattr(scratch_layers if layers == "scratch" else nn, activation)
     found = [m for m in model.modules() if "activation" in type(m).__module__]
     assert len(found) >= 10
     assert all(type(m) is cls for m in found)
 
 
+@pytest.mark.parametrize("layers", ["scratch", "torch"])
+@pytest.mark.parametrize(
+    ("norm", "kind"), [("batch", "BatchNorm1d"), ("layer", "LayerNorm"), ("none", None)]
+)
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 32, 32)])
+def test_a_perceptron_is_built_of_what_is_asked_for(layers, norm, kind, shape):
+    module = scratch_layers if layers == "scratch" else nn
+    made = config(
+        layers=layers, model="mlp", norm=norm, hidden=[24, 16], dropout=0.25, activation="Tanh",
+        norm_last=kind is not None,
+    )  # fmt: skip
+    assert made.hidden == (24, 16)
+    model = build_model(made, 7, shape)
+    linear = [(m.in_features, m.out_features) for m in model.modules() if isinstance(m, nn.Linear)]
+    assert linear == [(math.prod(shape), 24), (24, 16), (16, 7)]
+    rest = ["activation", "norm"] if kind else ["activation"]
+    for part in model.hidden:
+        assert list(part._modules) == ["linear", *rest, "dropout"]
+        assert type(part.activation) is module.Tanh
+        assert (type(part.dropout), part.dropout.p) == (module.Dropout, 0.25)
+        if kind:
+            assert type(part.norm) is getattr(module, kind)
+    assert model(torch.randn(2, *shape)).shape == (2, 7)
+
+
+def test_initial_weights_of_a_perceptron_have_the_size_that_their_name_says():
+    g, fan_in, fan_out = math.sqrt(2), 256, 512  # ReLU's gain; of the second layer
+    expected = {
+        "he": g / math.sqrt(fan_in), "glorot": g * math.sqrt(2 / (fan_in + fan_out)),
+        "orthogonal": g / math.sqrt(fan_out), "normal1": 1.0, "small": 0.01, "zeros": 0.0,
+    }  # fmt: skip
+    assert set(expected) == set(INITS) == set(MLP_INITS)
+    for name, size in expected.items():
+        torch.manual_seed(0)
+        made = config(model="mlp", hidden=(fan_in, fan_out), init=name)
+        model = build_model(made, 10, (1, 8, 8))
+        # 131,072 draws: a standard error of 0.2 %, of which 5 fit into a percent
+        second = model.hidden[1].linear
+        assert second.weight.square().mean().sqrt().item() == pytest.approx(size, rel=0.01)
+        assert second.bias.count_nonzero() == 0
+    W = build_model(config(model="mlp", hidden=(32, 32), init="orthogonal"), 10, (1, 8, 8))
+    found = torch.linalg.svdvals(W.hidden[1].linear.weight)
+    torch.testing.assert_close(found, torch.full((32,), g))
+
+
+def test_a_perceptron_of_the_command_line_is_the_default_of_the_library():
+    assert (ALWAYS["init"], ALWAYS["norm_last"]) == ("he", False)
+    states = []
+    for build in (
+        lambda: build_model(config(model="mlp"), 10, (1, 8, 8)),
+        lambda: mlp(in_features=64),
+    ):
+        torch.manual_seed(0)
+        states.append(build().state_dict())
+    one, two = states
+    assert one.keys() == two.keys()
+    assert all(torch.equal(one[key], two[key]) for key in one)
+
+
 def test_the_bias_lr_is_a_multiple_and_that_of_frozen_biases_is_none():
     made = config(optimizer="sgd", lr=0.5, bias_lr=64.0)
     weights, others = build_optimizer(made, nn.Linear(2, 2)).param_groups
     assert (weights["lr"], others["lr"]) == (0.5, 32.0)
-    frozen = build_model(config(dataset="cifar10", model="air94", whitening_bias=False), 10, 3)
+    frozen = build_model(
+        config(dataset="cifar10", model="air94", whitening_bias=False), 10, (3, 32, 32)
+    )
     learns = [name for name, p in frozen.named_parameters() if p.requires_grad]
     assert not any(name.startswith("whiten") for name in learns)

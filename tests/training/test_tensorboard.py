@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from pathlib import Path
 
@@ -71,7 +72,7 @@ def record(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("training.loop.load_data", lambda *args: tiny_data())
-        patch.setattr(recipes, "build_model", lambda c, k, n: TinyNet(k, n, c.dropout))
+        patch.setattr(recipes, "build_model", lambda c, k, s: TinyNet(k, s[0], c.dropout))
         result = train(config(folder, tensorboard=True, log_every=4, pictures_every=2))
     return folder, result, read(folder)
 
@@ -587,6 +588,23 @@ def test_each_filter_has_its_own_scale():
     assert draw_filters(torch.randn(5, 1, 3, 3)).shape[0] == 3
     grey = draw_filters(torch.randn(5, 7, 3, 3))
     assert torch.equal(grey[0], grey[1])
+
+
+def test_a_perceptron_is_shown_with_its_first_layer_as_images_and_its_gap(tmp_path, monkeypatch):
+    monkeypatch.setattr("training.loop.load_data", lambda *args: tiny_data())
+    result = train(
+        config(tmp_path, tensorboard=True, epochs=2, model="mlp", hidden=(5, 4), gap=True)
+    )
+    found = read(tmp_path)
+    for name in ("accuracy", "loss"):
+        expected = [row[f"evaluated_train_{name}"] for row in result.history]
+        # event files hold float32
+        assert values(found, f"train_evaluated/{name}") == pytest.approx(expected, rel=1e-7)
+    event = found.Images("images/first_layer_filters")[-1]
+    shown = np.asarray(Image.open(io.BytesIO(event.encoded_image_string)))
+    weight = load(tmp_path / "last.pt")["model"]["hidden.0.linear.weight"]
+    expected = draw_filters(weight.view(5, 1, 8, 8)).permute(1, 2, 0)
+    assert np.array_equal(shown, expected.numpy())
 
 
 @pytest.mark.parametrize(("n", "side"), [(1, 32), (4, 64), (5, 96), (9, 96), (10, 128)])
