@@ -29,7 +29,7 @@ from scratch_layers import (
     syncbatchnorm,
     variational,
 )
-from scratch_layers.cross_entropy import Focal as FOCAL
+from scratch_layers.cross_entropy import Focal
 from scratch_layers.function import Formula
 from scratch_optim import SGD
 
@@ -458,7 +458,7 @@ def test_the_backward_of_softmax_is_its_derivative(log: bool) -> None:
 @pytest.mark.parametrize("gamma", [sp.Integer(0), sp.Rational(1, 2), sp.Integer(2)])
 def test_the_slope_of_the_focal_loss_is_its_derivative(gamma: Any) -> None:
     c = sp.Symbol("c", positive=True)
-    f, slope = (of(Symbolic(c), gamma).values.item() for of in (FOCAL.f, FOCAL.slope))
+    f, slope = (of(Symbolic(c), gamma).values.item() for of in (Focal.f, Focal.slope))
     p = sp.exp(-c)
     assert sp.simplify(f - (1 - p) ** gamma * c) == 0
     assert_agree(slope, sp.diff(f, c), c, (sp.Rational(1, 7), sp.Rational(3, 2), sp.Integer(5)))
@@ -544,8 +544,8 @@ def test_the_constants_of_selu_are_the_solution_of_its_two_equations() -> None:
     (a,) = sp.solve(sp.cancel(mean / scale), alpha)
     l2 = 1 / sp.cancel(square / scale**2).subs(alpha, a)
     # correctly rounded doubles
-    assert activation.SELU_ALPHA == float(a.evalf(DIGITS))
-    assert activation.SELU_SCALE == float(sp.sqrt(l2).evalf(DIGITS))
+    assert float(a.evalf(DIGITS)) == activation.SELU_ALPHA
+    assert float(sp.sqrt(l2).evalf(DIGITS)) == activation.SELU_SCALE
     # torch's constant, which is that of native: the double before the nearest one
     assert abs(dropout.ALPHA - float((a * sp.sqrt(l2)).evalf(DIGITS))) <= 2.0**-52
 
