@@ -432,11 +432,13 @@ def filled(text: str) -> str:
     return re.sub(marked, fill, text, flags=re.DOTALL)
 
 
+MADE = (ROOT / "docs" / "accuracy.md", ROOT / "docs" / "parity.md")
+"""Pages that scripts of their own write as a whole."""
+
+
 def pages() -> list[Path]:
     """Return README.md and the pages of docs/ that are written by hand."""
-    made = {"accuracy.md", "parity.md"}  # whole, by scripts of their own
-    docs = [path for path in (ROOT / "docs").rglob("*.md") if path.name not in made]
-    return [ROOT / "README.md", *sorted(docs)]
+    return [ROOT / "README.md", *sorted({*(ROOT / "docs").rglob("*.md")} - {*MADE})]
 
 
 def main() -> int:
