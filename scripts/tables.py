@@ -1,18 +1,21 @@
-"""Write the tables of README.md, from the reports in benchmarks/results/.
+"""Write the tables of README.md and docs/, from the reports in benchmarks/results/.
 
-    python scripts/tables.py           after a benchmark
-    python scripts/tables.py --check   exit with 1 if README.md does not hold what they say
+    python scripts/tables.py           after a benchmark, or a change of an equation
+    python scripts/tables.py --check   exit with 1 if a page does not hold what they say
 
-Adam's equation and the catalogue of optimizers are taken from the sources likewise. A table stands
-between ``<!-- table NAME -->`` and ``<!-- end -->``.
+A table stands between ``<!-- table NAME -->`` and ``<!-- end -->``. Equations and the catalogue of
+optimizers are taken from the sources likewise: between ``<!-- source scratch_optim.lion.Lion.update
+-->`` and ``<!-- end -->`` stands the body of that function.
 """
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
 import json
 import math
+import pkgutil
 import re
 import statistics
 import sys
@@ -311,10 +314,27 @@ def board() -> str:
     return markdown(header, lines)
 
 
+def body(function: Any) -> str:
+    """Return the lines of a function, or of a property, below its signature and docstring."""
+    function = function.fget if isinstance(function, property) else function
+    source = textwrap.dedent(inspect.getsource(function))
+    (definition,) = ast.parse(source).body
+    assert isinstance(definition, ast.FunctionDef)
+    first = definition.body[ast.get_docstring(definition) is not None]
+    return textwrap.dedent("".join(source.splitlines(keepends=True)[first.lineno - 1 :]))
+
+
+def source(name: str) -> str:
+    """Return the body of a function, by its full name.
+
+    Its language is called ``py``: what is called ``python`` in a page is run by the tests.
+    """
+    return f"```py\n{body(pkgutil.resolve_name(name))}```"
+
+
 def adam() -> str:
     """Return Adam's equation, as it stands in its file."""
-    source = textwrap.dedent(inspect.getsource(Adam.update)).split(") -> None:\n")[1]
-    return f"```\n{textwrap.dedent(source)}```"
+    return f"```\n{body(Adam.update)}```"
 
 
 def catalogue() -> str:
@@ -397,23 +417,41 @@ TABLES: dict[str, Callable[[], str]] = {
 """Those that no benchmark makes."""
 
 
+MAKERS: dict[str, Callable[[str], str]] = {"table": table, "source": source}
+"""What fills in each kind of marker."""
+
+
 def filled(text: str) -> str:
     """Return ``text`` with its tables filled in."""
 
     def fill(match: re.Match[str]) -> str:
-        return f"<!-- table {match[1]} -->\n{table(match[1])}\n<!-- end -->"
+        kind, name = match.groups()
+        return f"<!-- {kind} {name} -->\n{MAKERS[kind](name)}\n<!-- end -->"
 
-    return re.sub(r"<!-- table ([\w-]+) -->\n.*?<!-- end -->", fill, text, flags=re.DOTALL)
+    marked = r"<!-- (table|source) ([\w.-]+) -->\n.*?<!-- end -->"
+    return re.sub(marked, fill, text, flags=re.DOTALL)
+
+
+MADE = (ROOT / "docs" / "accuracy.md", ROOT / "docs" / "parity.md")
+"""Pages that scripts of their own write as a whole."""
+
+
+def pages() -> list[Path]:
+    """Return README.md and the pages of docs/ that are written by hand."""
+    return [ROOT / "README.md", *sorted({*(ROOT / "docs").rglob("*.md")} - {*MADE})]
 
 
 def main() -> int:
-    """Write README.md, or compare it."""
-    readme = ROOT / "README.md"
-    text = readme.read_text()
-    if "--check" in sys.argv[1:]:
-        return int(text != filled(text))
-    readme.write_text(filled(text))
-    return 0
+    """Write the pages, or compare them."""
+    stale = 0
+    for page in pages():
+        text = page.read_text()
+        new = filled(text)
+        if new != text:
+            stale = 1
+            if "--check" not in sys.argv[1:]:
+                page.write_text(new)
+    return stale if "--check" in sys.argv[1:] else 0
 
 
 if __name__ == "__main__":
