@@ -1,4 +1,4 @@
-"""What README.md, CONTRIBUTING.md and docs/ show runs, links somewhere, and is what the code says."""
+"""What the pages show runs, leads somewhere, and is what code and reports say."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def fences(page: Path, *languages: str) -> Iterator[tuple[str, str, int]]:
             yield match[2], textwrap.dedent(match[3]), text.count("\n", 0, match.start()) + 2
 
 
-# tests/scripts/test_parity.py runs programs of parity.md, which need what is checked there
+# The programs of parity.md need the packages of others (tests/scripts/test_parity.py has ours).
 RUN = {name: page for name, page in PAGES.items() if any(fences(page, "python"))}
 RUN = {name: page for name, page in RUN.items() if page not in tables.MADE}
 
