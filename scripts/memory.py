@@ -93,7 +93,7 @@ def step(optimizer: Any, params: Sequence[nn.Parameter], count: int = 1) -> Any:
 
 def measured(name: str, options: dict[str, Any]) -> dict[str, Any]:
     """Return what an optimizer keeps, and what torch's of that name does, if there is one."""
-    row: dict[str, Any] = {"optimizer": name, "options": options, "bytes_per_parameter": {}}
+    row: dict[str, Any] = {"optimizer": name, "options": options, "state": []}
     for library, key in ((scratch_optim, ""), (torch.optim, "_torch")):
         kind = getattr(library, name, None)
         if kind is None or (key and "auxiliary" in options):  # torch's Muon takes matrices only
@@ -106,15 +106,14 @@ def measured(name: str, options: dict[str, Any]) -> dict[str, Any]:
             count = sum(p.numel() for p in params)
             row["bytes_per_parameter" + key][title] = held(state) / count
             if not key:
-                names = dict.fromkeys(n for s in state.values() for n in s)
-                row["state"] = [n for n in names if any(x.dim() for x in tensors_of(state, n))]
+                kept = [n for s in state.values() for n, x in s.items() if any_dims(x)]
+                row["state"] = list(dict.fromkeys([*row["state"], *kept]))
     return row
 
 
-def tensors_of(state: dict[Any, dict[str, Any]], name: str) -> Iterator[Tensor]:
-    """Yield the tensors that are kept under a name."""
-    for entries in state.values():
-        yield from tensors(entries.get(name))
+def any_dims(x: Any) -> bool:
+    """Return whether ``x`` holds a tensor that is more than a number."""
+    return any(tensor.dim() for tensor in tensors(x))
 
 
 def averages() -> list[dict[str, Any]]:

@@ -332,6 +332,31 @@ def source(name: str) -> str:
     return f"```py\n{body(pkgutil.resolve_name(name))}```"
 
 
+def memory() -> str:
+    """Return what each optimizer keeps, and what a step of it holds besides."""
+    content = report("memory-cpu")
+    peaks = [r for r in report("optimizers-cpu")["rows"] if r["parameters"] == "ResNet-18"]
+    sets = list(content["averages"][0]["bytes_per_parameter"])
+    lines = []
+    for row in content["rows"] + content["averages"]:
+        options = {k: v for k, v in row["options"].items() if k not in ("lr", "max_iter")}
+        text = ", ".join(f"{k}={v}" for k, v in options.items())
+        mine = [r for r in peaks if r["optimizer"] == row["optimizer"] and "peak_bytes" in r]
+        lines.append(
+            [
+                row["optimizer"] + (f" ({text})" if text else ""),
+                ", ".join(f"`{name}`" for name in row.get("state", ())),
+                *[f"{row['bytes_per_parameter'][s]:.2f}" for s in sets],
+                *[f"{row.get('bytes_per_parameter_torch', {}).get(sets[0], math.nan):.2f}"],
+                by_way(mine, lambda r: f"{r['peak_bytes'] / 2**20:.0f}") if not options else "",
+            ]
+        )
+    lines = [["" if cell == "nan" else cell for cell in line] for line in lines]
+    header = ["", "kept", *[f"bytes a parameter, {s}" for s in sets]]
+    header += [f"torch's, {sets[0]}", "a step holds at most, MiB, ResNet-18"]
+    return f"{markdown(header, lines)}\n\n{caption(content)}"
+
+
 def adam() -> str:
     """Return Adam's equation, as it stands in its file."""
     return f"```\n{body(Adam.update)}```"
@@ -413,6 +438,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "runs": runs,
     "steps": step_times,
     "board": board,
+    "memory": memory,
 }
 """Those that no benchmark makes."""
 
