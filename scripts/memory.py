@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 import scratch_optim
-from benchmark import RESULTS, machine
+from benchmark import OPTIONS, RESULTS, machine
 from scratch_layers.resnet import resnet20
 from scratch_optim.swa_utils import EMA, AveragedModel, Lookahead
 
@@ -94,6 +94,9 @@ def step(optimizer: Any, params: Sequence[nn.Parameter], count: int = 1) -> Any:
 def measured(name: str, options: dict[str, Any]) -> dict[str, Any]:
     """Return what an optimizer keeps, and what torch's of that name does, if there is one."""
     row: dict[str, Any] = {"optimizer": name, "options": options, "state": []}
+    # whether the benchmark's figures are those of these options
+    changes = {option: value for option, value in options.items() if option != "lr"}
+    row["benchmarked"] = changes.items() <= OPTIONS.get(name, {}).items()
     for library, key in ((scratch_optim, ""), (torch.optim, "_torch")):
         kind = getattr(library, name, None)
         if kind is None or (key and "auxiliary" in options):  # torch's Muon takes matrices only

@@ -327,9 +327,11 @@ def body(function: Any) -> str:
 def source(name: str) -> str:
     """Return the body of a function, by its full name.
 
-    Its language is called ``py``: what is called ``python`` in a page is run by the tests.
+    Its language is called ``py``: what is called ``python`` in a page is run by the tests. The
+    comments keep ruff, which formats programs in Markdown, from making other lines of it.
     """
-    return f"```py\n{body(pkgutil.resolve_name(name))}```"
+    block = f"```py\n{body(pkgutil.resolve_name(name))}```"
+    return f"<!-- fmt: off -->\n{block}\n<!-- fmt: on -->"
 
 
 def memory() -> str:
@@ -337,21 +339,24 @@ def memory() -> str:
     content = report("memory-cpu")
     peaks = [r for r in report("optimizers-cpu")["rows"] if r["parameters"] == "ResNet-18"]
     sets = list(content["averages"][0]["bytes_per_parameter"])
+    timed = {row["optimizer"]: row for row in content["rows"] if row["benchmarked"]}
     lines = []
     for row in content["rows"] + content["averages"]:
         options = {k: v for k, v in row["options"].items() if k not in ("lr", "max_iter")}
         text = ", ".join(f"{k}={v}" for k, v in options.items())
-        mine = [r for r in peaks if r["optimizer"] == row["optimizer"] and "peak_bytes" in r]
+        own = row["optimizer"] if timed.get(row["optimizer"]) is row else None
+        mine = [r for r in peaks if r["optimizer"] == own]
         lines.append(
             [
                 row["optimizer"] + (f" ({text})" if text else ""),
                 ", ".join(f"`{name}`" for name in row.get("state", ())),
                 *[f"{row['bytes_per_parameter'][s]:.2f}" for s in sets],
-                *[f"{row.get('bytes_per_parameter_torch', {}).get(sets[0], math.nan):.2f}"],
-                by_way(mine, lambda r: f"{r['peak_bytes'] / 2**20:.0f}") if not options else "",
+                f"{row['bytes_per_parameter_torch'][sets[0]]:.2f}"
+                if "bytes_per_parameter_torch" in row
+                else "",
+                by_way(mine, lambda r: f"{r['peak_bytes'] / 2**20:.0f}"),
             ]
         )
-    lines = [["" if cell == "nan" else cell for cell in line] for line in lines]
     header = ["", "kept", *[f"bytes a parameter, {s}" for s in sets]]
     header += [f"torch's, {sets[0]}", "a step holds at most, MiB, ResNet-18"]
     return f"{markdown(header, lines)}\n\n{caption(content)}"

@@ -176,6 +176,17 @@ def test_every_command_calls_a_script_that_has_its_options(page: Path) -> None:
                 assert f'"{option}"' in declared or f'"{negated}"' in declared, (script, option)
 
 
+def test_every_test_that_a_page_names_exists_and_every_derivation_is_named() -> None:
+    named = {name for page in PAGES.values() for name in re.findall(r"`(test_\w+)`", prose(page))}
+    files = {path.stem for path in (ROOT / "tests").rglob("*.py")}
+    text = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    defined = set(re.findall(r"^def (test_\w+)", text, flags=re.MULTILINE))
+    assert named - files <= defined, named - files - defined
+    derivations = (ROOT / "tests" / "test_derivations.py").read_text()
+    unnamed = set(re.findall(r"^def (test_\w+)", derivations, flags=re.MULTILINE)) - named
+    assert not unnamed, "no page says what this proves"
+
+
 def test_every_target_of_make_that_is_named_exists() -> None:
     targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
     for name, page in PAGES.items():
