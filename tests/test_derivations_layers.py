@@ -322,6 +322,34 @@ def test_batch_normalization_passes_on_derivatives_by_its_mean_and_scale() -> No
         assert_same(value, sp.diff(loss, x), of.var)
 
 
+class Rounded(Symbolic):
+    """A tensor of which the sums are any numbers at all, as if rounding had left nothing right."""
+
+    def to(self, dtype: torch.dtype) -> Symbolic:
+        return self
+
+    def reshape(self, *shape: Any) -> Symbolic:
+        return Rounded(super().reshape(*shape).values)
+
+    def sum(self, dim: Any = None, keepdim: bool = False, dtype: Any = None) -> Symbolic:
+        return symbols("K", *super().sum(dim, keepdim, dtype).shape)
+
+
+def test_statistics_are_exact_however_the_first_means_were_rounded() -> None:
+    X, _, of = batch(2, 2)
+    mu, var = batchnorm.statistics(Rounded(X.values))
+    assert sp.expand(mu.values[0] - of.mu) == 0
+    assert sp.expand(var.values[0] - of.var) == 0
+
+    layout, gamma, beta = (1, 1, 4, 1), Symbolic([GAMMA] * 4), Symbolic([BETA] * 4)
+    X = Rounded(X.values.reshape(layout))
+    y, statistics, *_ = normalization.forward(X, gamma, beta, layout, EPS, True)
+    for ours, textbook in zip(y.values.flat, of.y, strict=True):
+        assert_same(ours, textbook, of.var)
+    for ours, textbook in zip(statistics.values.flat, (of.s, of.mu), strict=True):
+        assert_same(ours, textbook, of.var)
+
+
 @pytest.mark.parametrize("dropped", ["d_mu", "d_var"])
 def test_without_the_way_through_mean_or_variance_it_is_another_function(dropped: str) -> None:
     X, d_y, of = batch(2, 2)
