@@ -486,7 +486,8 @@ def a_parameter_may_be_replaced_in_its_group(subject: Subject) -> None:
         pair.step(3)
         for optimizer, params in pair:
             new = Parameter(params[1].detach().clone())
-            optimizer.state[new] = optimizer.state.pop(params[1])
+            if params[1] in optimizer.state:  # one without state has nothing to hand on
+                optimizer.state[new] = optimizer.state.pop(params[1])
             optimizer.param_groups[0]["params"][1] = params[1] = new
         _go_on(pair)
 
