@@ -320,8 +320,12 @@ def body(function: Any) -> str:
     source = textwrap.dedent(inspect.getsource(function))
     (definition,) = ast.parse(source).body
     assert isinstance(definition, ast.FunctionDef)
-    first = definition.body[ast.get_docstring(definition) is not None]
-    return textwrap.dedent("".join(source.splitlines(keepends=True)[first.lineno - 1 :]))
+    lines = source.splitlines(keepends=True)
+    if ast.get_docstring(definition) is not None:
+        end = definition.body[0].end_lineno or 0
+    else:  # the signature ends with the first line that ends with a colon
+        end = next(i for i, line in enumerate(lines, 1) if line.split("#")[0].rstrip()[-1:] == ":")
+    return textwrap.dedent("".join(lines[end:])).lstrip("\n")
 
 
 def source(name: str) -> str:

@@ -21,6 +21,7 @@ import yaml
 import scratch_layers
 import scratch_optim
 import tables
+from scratch_optim.testing import check_optimizer
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -82,6 +83,15 @@ def test_the_optimizer_to_begin_with_runs_every_way() -> None:
         theta.grad = torch.tensor([0.5, -0.1])
         names["Sign"]([theta], lr=0.1, **ways).step()
         torch.testing.assert_close(theta, torch.tensor([0.9, -1.9]))
+
+
+@pytest.mark.slow
+def test_the_first_optimizer_passes_the_kit_but_for_what_the_page_says() -> None:
+    page = DOCS / "first-optimizer.md"
+    names: dict[str, Any] = {}
+    exec(next(text for _, text, _ in fences(page, "python") if "class Sign" in text), names)
+    (expected,) = re.findall(r"--expect \"(\w+)=(.+)\"", page.read_text())
+    check_optimizer(names["Sign"], names["sign"], expected_failures=dict([expected]))
 
 
 @each_page
