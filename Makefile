@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: train test check exhaustive docs-tables board benchmark parity clean
+.PHONY: train test check exhaustive docs board benchmark parity clean
 
 train: $(VENV)/train
 	$(BIN)/python scripts/cifar10.py --log-dir runs/digits --checkpoint-dir runs/digits $(ARGS)
@@ -25,6 +25,10 @@ check: $(VENV)/dev
 # what takes too long for CI: every option of the fused optimizers, every model of the zoo
 exhaustive: $(VENV)/dev
 	$(BIN)/python -m pytest -m exhaustive -n 2 $(ARGS)
+
+# the documentation as a site, in site/; what is not as it should be is an error
+docs: $(VENV)/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet $(ARGS)
 
 board: $(VENV)/train
 	$(BIN)/tensorboard --logdir runs
@@ -45,4 +49,4 @@ $(VENV)/%: pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache

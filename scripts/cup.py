@@ -3,6 +3,7 @@
     python scripts/cup.py optimizer --trials 8 --seeds 10 --epochs 6
     python scripts/cup.py norm --optimizer sgd --dataset cifar10 --data-dir DIR
     python scripts/cup.py activation --report
+    python scripts/cup.py optimizer --only adam sgd mine:Sign
 
 Each contestant gets the same number of trials of a search (scripts/tune.py: TPE, judged by the
 images that are set aside, nothing ended early), over the learning rate, weight decay and momentum
@@ -28,7 +29,7 @@ import leaderboard
 import tune
 from training.distributed import ALONE
 from training.errors import InterruptedRunError, UsageError
-from training.options import ACTIVATIONS, NORMS, OPTIMIZERS
+from training.options import ACTIVATIONS, NORMS, OPTIMIZERS, is_own, own_optimizer
 
 CUPS = {"optimizer": OPTIMIZERS, "norm": NORMS, "activation": ACTIVATIONS}
 """Of each option that a cup may be about, the contestants."""
@@ -45,7 +46,11 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("about", choices=CUPS, help="what the contestants differ in")
     p.add_argument(
-        "--only", nargs="+", metavar="NAME", help="these contestants (default: all there are)"
+        "--only",
+        nargs="+",
+        metavar="NAME",
+        help="these contestants (default: all there are); an optimizer of your own as "
+        "package.module:Class",
     )
     p.add_argument("--trials", type=int, default=8, help="of each search (default: %(default)s)")
     p.add_argument("--seeds", type=int, default=10, help="of each training (default: %(default)s)")
@@ -67,7 +72,7 @@ def contest(own: argparse.Namespace, name: str, rest: Sequence[str], results: Pa
         UsageError: an option, or a combination of options, that cannot be.
         InterruptedRunError, KeyboardInterrupt: Ctrl-C; what is finished is kept.
     """
-    folder = own.out / name
+    folder = own.out / name.replace(":", ".")
     argv = [f"--{own.about}", name, "--trials", str(own.trials), "--pruner", "none", *rest]
     search = tune.parse([*argv, "--study", f"cup-{own.about}-{name}", "--out", str(folder)])
     study = tune.open_study(search)
@@ -97,7 +102,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         names = own.only or CUPS[own.about]
         for name in names:
-            if name not in CUPS[own.about]:
+            if own.about == "optimizer" and is_own(name):
+                own_optimizer(name)  # refuses what is none
+            elif name not in CUPS[own.about]:
                 raise UsageError(f"--only {name}: choose from {', '.join(CUPS[own.about])}.")
         for option in ("trials", "seeds"):
             if getattr(own, option) < 1:

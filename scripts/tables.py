@@ -1,18 +1,21 @@
-"""Write the tables of README.md and docs/explain.md, from the reports in benchmarks/results/.
+"""Write the tables of README.md and docs/, from the reports in benchmarks/results/.
 
-    python scripts/tables.py           after a benchmark
+    python scripts/tables.py           after a benchmark, or a change of an equation
     python scripts/tables.py --check   exit with 1 if a page does not hold what they say
 
-Adam's equation and the catalogue of optimizers are taken from the sources likewise. A table stands
-between ``<!-- table NAME -->`` and ``<!-- end -->``.
+A table stands between ``<!-- table NAME -->`` and ``<!-- end -->``. Equations and the catalogue of
+optimizers are taken from the sources likewise: between ``<!-- source scratch_optim.lion.Lion.update
+-->`` and ``<!-- end -->`` stands the body of that function.
 """
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
 import json
 import math
+import pkgutil
 import re
 import statistics
 import sys
@@ -28,7 +31,6 @@ from scratch_optim import Adam, Optimizer
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-PAGES = (ROOT / "README.md", ROOT / "docs" / "explain.md")
 
 
 def report(name: str) -> dict[str, Any]:
@@ -333,10 +335,61 @@ def explain(content: dict[str, Any]) -> str:
     return f"{markdown(header, lines)}\n\n{caption(content)}"
 
 
+def body(function: Any) -> str:
+    """Return the lines of a function, or of a property, below its signature and docstring."""
+    function = function.fget if isinstance(function, property) else function
+    source = textwrap.dedent(inspect.getsource(function))
+    (definition,) = ast.parse(source).body
+    assert isinstance(definition, ast.FunctionDef)
+    lines = source.splitlines(keepends=True)
+    if ast.get_docstring(definition) is not None:
+        end = definition.body[0].end_lineno or 0
+    else:  # the signature ends with the first line that ends with a colon
+        end = next(i for i, line in enumerate(lines, 1) if line.split("#")[0].rstrip()[-1:] == ":")
+    return textwrap.dedent("".join(lines[end:])).lstrip("\n")
+
+
+def source(name: str) -> str:
+    """Return the body of a function, by its full name.
+
+    Its language is called ``py``: what is called ``python`` in a page is run by the tests. The
+    comments keep ruff, which formats programs in Markdown, from making other lines of it.
+    """
+    block = f"```py\n{body(pkgutil.resolve_name(name))}```"
+    return f"<!-- fmt: off -->\n{block}\n<!-- fmt: on -->"
+
+
+def memory() -> str:
+    """Return what each optimizer keeps, and what a step of it holds besides."""
+    content = report("memory-cpu")
+    peaks = [r for r in report("optimizers-cpu")["rows"] if r["parameters"] == "ResNet-18"]
+    sets = list(content["averages"][0]["bytes_per_parameter"])
+    timed = {row["optimizer"]: row for row in content["rows"] if row["benchmarked"]}
+    lines = []
+    for row in content["rows"] + content["averages"]:
+        options = {k: v for k, v in row["options"].items() if k not in ("lr", "max_iter")}
+        text = ", ".join(f"{k}={v}" for k, v in options.items())
+        own = row["optimizer"] if timed.get(row["optimizer"]) is row else None
+        mine = [r for r in peaks if r["optimizer"] == own]
+        lines.append(
+            [
+                row["optimizer"] + (f" ({text})" if text else ""),
+                ", ".join(f"`{name}`" for name in row.get("state", ())),
+                *[f"{row['bytes_per_parameter'][s]:.2f}" for s in sets],
+                f"{row['bytes_per_parameter_torch'][sets[0]]:.2f}"
+                if "bytes_per_parameter_torch" in row
+                else "",
+                by_way(mine, lambda r: f"{r['peak_bytes'] / 2**20:.0f}"),
+            ]
+        )
+    header = ["", "kept", *[f"bytes a parameter, {s}" for s in sets]]
+    header += [f"torch's, {sets[0]}", "a step holds at most, MiB, ResNet-18"]
+    return f"{markdown(header, lines)}\n\n{caption(content)}"
+
+
 def adam() -> str:
     """Return Adam's equation, as it stands in its file."""
-    source = textwrap.dedent(inspect.getsource(Adam.update)).split(") -> None:\n")[1]
-    return f"```\n{textwrap.dedent(source)}```"
+    return f"```\n{body(Adam.update)}```"
 
 
 def catalogue() -> str:
@@ -416,28 +469,46 @@ TABLES: dict[str, Callable[[], str]] = {
     "runs": runs,
     "steps": step_times,
     "board": board,
+    "memory": memory,
 }
 """Those that no benchmark makes."""
+
+
+MAKERS: dict[str, Callable[[str], str]] = {"table": table, "source": source}
+"""What fills in each kind of marker."""
 
 
 def filled(text: str) -> str:
     """Return ``text`` with its tables filled in."""
 
     def fill(match: re.Match[str]) -> str:
-        return f"<!-- table {match[1]} -->\n{table(match[1])}\n<!-- end -->"
+        kind, name = match.groups()
+        return f"<!-- {kind} {name} -->\n{MAKERS[kind](name)}\n<!-- end -->"
 
-    return re.sub(r"<!-- table ([\w-]+) -->\n.*?<!-- end -->", fill, text, flags=re.DOTALL)
+    marked = r"<!-- (table|source) ([\w.-]+) -->\n.*?<!-- end -->"
+    return re.sub(marked, fill, text, flags=re.DOTALL)
+
+
+MADE = (ROOT / "docs" / "accuracy.md", ROOT / "docs" / "parity.md")
+"""Pages that scripts of their own write as a whole."""
+
+
+def pages() -> list[Path]:
+    """Return README.md and the pages of docs/ that are written by hand."""
+    return [ROOT / "README.md", *sorted({*(ROOT / "docs").rglob("*.md")} - {*MADE})]
 
 
 def main() -> int:
     """Write the pages, or compare them."""
-    for page in PAGES:
+    stale = 0
+    for page in pages():
         text = page.read_text()
-        if "--check" not in sys.argv[1:]:
-            page.write_text(filled(text))
-        elif text != filled(text):
-            return 1
-    return 0
+        new = filled(text)
+        if new != text:
+            stale = 1
+            if "--check" not in sys.argv[1:]:
+                page.write_text(new)
+    return stale if "--check" in sys.argv[1:] else 0
 
 
 if __name__ == "__main__":

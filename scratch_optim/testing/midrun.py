@@ -213,7 +213,7 @@ def parameters_come_into_a_group_and_leave_it(subject: Subject) -> None:
         _go_on(pair)
 
         def remove_first(optimizer: torch.optim.Optimizer, _: Any) -> None:
-            optimizer.state.pop(optimizer.param_groups[0]["params"].pop(0))
+            optimizer.state.pop(optimizer.param_groups[0]["params"].pop(0), None)
 
         pair.do(remove_first)
         pair.params = [params[1:] for params in pair.params]
@@ -486,7 +486,8 @@ def a_parameter_may_be_replaced_in_its_group(subject: Subject) -> None:
         pair.step(3)
         for optimizer, params in pair:
             new = Parameter(params[1].detach().clone())
-            optimizer.state[new] = optimizer.state.pop(params[1])
+            if params[1] in optimizer.state:  # one without state has nothing to hand on
+                optimizer.state[new] = optimizer.state.pop(params[1])
             optimizer.param_groups[0]["params"][1] = params[1] = new
         _go_on(pair)
 
@@ -669,7 +670,7 @@ RESETS: dict[str, Change] = {
     "state = defaultdict(dict)": lambda optimizer, _: setattr(
         optimizer, "state", defaultdict(dict)
     ),
-    "del state[p]": lambda optimizer, params: optimizer.state.__delitem__(params[1]),
+    "del state[p]": lambda optimizer, params: optimizer.state.pop(params[1], None),
     "state[p] = {}": lambda optimizer, params: optimizer.state.__setitem__(params[0], {}),
     "state[p].clear()": lambda optimizer, params: optimizer.state[params[1]].clear(),
     "every other": lambda optimizer, params: [optimizer.state.pop(p) for p in params[::2]],

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import inspect
 import math
 import time
 from collections.abc import Iterable, Sequence
@@ -105,6 +106,7 @@ BY_OPTIMIZER: dict[str, dict[str, Any]] = {
     "muon": {"lr": 0.02, "weight_decay": 0.1, "momentum": 0.95, "nesterov": True},
 }
 OPTIMIZERS = tuple(BY_OPTIMIZER)
+OF_OPTIMIZERS = ("lr", "weight_decay", "momentum", "nesterov")
 BY_HAND_ONLY = ("momentum", "lion", "lars", "lamb", "muon")  # torch's Muon takes no convolutions
 HAVE_BETAS = ("adam", "adamw", "adamax", "nadam", "radam", "lion", "lamb")
 HAVE_FLOOR = ("onecycle", "cosine", "linear", "wsd")
@@ -264,7 +266,7 @@ def make_config(**given: Any) -> Config:
         _one_of("dataset", dataset, DATASETS)
         usual = recipe.get("optimizer", BY_DATASET[dataset]["optimizer"])
         optimizer = given.get("optimizer", usual)
-        _one_of("optimizer", optimizer, OPTIMIZERS)
+        own_options = options_of(optimizer)
         if recipe and optimizer != usual:  # its rates are for its own optimizer
             own = {
                 "muon_head",
@@ -274,7 +276,7 @@ def make_config(**given: Any) -> Config:
                 *(key for options in BY_OPTIMIZER.values() for key in options),
             }
             recipe = {key: value for key, value in recipe.items() if key not in own}
-        values = ALWAYS | BY_DATASET[dataset] | BY_OPTIMIZER[optimizer] | recipe | given
+        values = ALWAYS | BY_DATASET[dataset] | own_options | recipe | given
         values |= {"dataset": dataset, "optimizer": optimizer}
         if "nesterov" not in given:
             values["nesterov"] = values["nesterov"] and values["momentum"] > 0
@@ -285,7 +287,8 @@ def make_config(**given: Any) -> Config:
             values["warmup"] = 0.3 * values["epochs"] if cycle else 0.0
         if "log_dir" not in given:
             stamp = time.strftime("%Y%m%d-%H%M%S")
-            values["log_dir"] = f"runs/{dataset}-{values['model']}-{optimizer}-{stamp}"
+            name = optimizer.rpartition(":")[2]
+            values["log_dir"] = f"runs/{dataset}-{values['model']}-{name}-{stamp}"
         if "checkpoint_dir" not in given:
             values["checkpoint_dir"] = values["log_dir"]
     if values["device"] == "auto":
@@ -369,6 +372,55 @@ def multiplies_bf16() -> bool:
 
 def _option(name: str) -> str:
     return "--" + name.replace("_", "-")
+
+
+def is_own(optimizer: str) -> bool:
+    """Whether --optimizer names a class of the user's, as package.module:Class."""
+    return ":" in optimizer
+
+
+def own_optimizer(place: str) -> type[torch.optim.Optimizer]:
+    """The class that package.module:Class names; modules are looked for in the working folder too.
+
+    Raises:
+        UsageError: nothing is there, or no optimizer.
+    """
+    from scratch_optim.testing.kit import named  # takes a second
+
+    try:
+        found = named(place)
+    except ValueError as error:
+        raise UsageError(
+            f"--optimizer {place}: {error}. Give it as package.module:Class."
+        ) from error
+    if not (isinstance(found, type) and issubclass(found, torch.optim.Optimizer)):
+        raise UsageError(
+            f"--optimizer {place}: {found!r} is no subclass of torch.optim.Optimizer. Give one as "
+            "package.module:Class."
+        )
+    return found
+
+
+def options_of(optimizer: str) -> dict[str, Any]:
+    """What an optimizer has of lr, weight_decay, momentum and nesterov, and takes for them.
+
+    Those of a class of the user's are the defaults of its signature.
+
+    Raises:
+        UsageError: there is no such optimizer, or it has no default for lr.
+    """
+    if not is_own(optimizer):
+        _one_of("optimizer", optimizer, OPTIMIZERS)
+        return BY_OPTIMIZER[optimizer]
+    known = inspect.signature(own_optimizer(optimizer)).parameters
+    has = {name: known[name].default for name in OF_OPTIMIZERS if name in known}
+    for name in {"lr", *has}:
+        if not isinstance(has.get(name), int | float):
+            raise UsageError(
+                f"--optimizer {optimizer}: its {name} needs a number as default, which is taken "
+                f"where {_option(name)} is not given."
+            )
+    return has
 
 
 def _having(name: str) -> list[str]:
@@ -564,21 +616,22 @@ def _check(c: Config, again: bool) -> None:
         "amp",
         "float16 needs --device cuda. Use --amp bf16 or off on a CPU.",
     )
+    has = options_of(c.optimizer)
     refuse_unless(
-        c.optim == "scratch" or c.optimizer not in BY_HAND_ONLY,
+        c.optim == "scratch" or not (c.optimizer in BY_HAND_ONLY or is_own(c.optimizer)),
         "optim",
         f"PyTorch has no {c.optimizer} for this network. Use --optim scratch, or another "
         "--optimizer.",
     )
     for name in ("momentum", "weight_decay"):
         refuse_unless(
-            getattr(c, name) == 0 or c.optimizer in _having(name),
+            getattr(c, name) == 0 or name in has,
             name,
             f"{c.optimizer} has none. Leave it out, or use --optimizer "
             f"{' or '.join(_having(name))}.",
         )
     refuse_unless(
-        not c.nesterov or (c.optimizer in _having("nesterov") and c.momentum > 0),
+        not c.nesterov or ("nesterov" in has and c.momentum > 0),
         "nesterov",
         f"only --optimizer {' or '.join(_having('nesterov'))} with a --momentum above 0 has it. "
         "Leave it out.",
@@ -817,10 +870,9 @@ def parser() -> argparse.ArgumentParser:
     g = p.add_argument_group("optimizer")
     g.add_argument(
         "--optimizer",
-        choices=OPTIMIZERS,
         metavar="NAME",
-        help=f"{', '.join(OPTIMIZERS)}; muon with AdamW for biases and normalizations "
-        "(default: adam for digits, sgd for cifar10)",
+        help=f"{', '.join(OPTIMIZERS)}; muon with AdamW for biases and normalizations; or one of "
+        "your own, as package.module:Class (default: adam for digits, sgd for cifar10)",
     )
     g.add_argument(
         "--optim",

@@ -25,7 +25,15 @@ from training import distributed
 from training.data import Data
 from training.distributed import World
 from training.errors import UsageError
-from training.options import MODELS, OPTIMIZERS, PERCEPTRONS, Config, multiplies_bf16
+from training.options import (
+    MODELS,
+    OPTIMIZERS,
+    PERCEPTRONS,
+    Config,
+    is_own,
+    multiplies_bf16,
+    own_optimizer,
+)
 
 CLASS_NAMES = {name.lower(): name for name in scratch_optim.__all__ if name.lower() in OPTIMIZERS}
 GROUPS = ("weights", "biases and normalizations")  # the optimizer's groups, in this order
@@ -246,7 +254,10 @@ def build_optimizer(config: Config, model: nn.Module) -> Optimizer:
         UsageError: the optimizer cannot run as --fused or --foreach ask.
     """
     module = scratch_optim if config.optim == "scratch" else torch.optim
-    cls = getattr(module, CLASS_NAMES[config.optimizer])
+    if is_own(config.optimizer):
+        cls = own_optimizer(config.optimizer)
+    else:
+        cls = getattr(module, CLASS_NAMES[config.optimizer])
     known = inspect.signature(cls).parameters
     settings: dict[str, Any] = {"lr": config.lr}
     if config.optimizer == "muon":

@@ -18,7 +18,7 @@ from typing import Any
 import optuna
 
 from training.errors import UsageError
-from training.options import BY_OPTIMIZER, MAY_CHANGE, TUPLES, Config, make_config, parser
+from training.options import MAY_CHANGE, TUPLES, Config, make_config, options_of, parser
 
 KINDS = {field.name: str(field.type) for field in dataclasses.fields(Config)}
 NOT_SEARCHED = {"preset", "dataset", "holdout", "tta", "seed", "budget"}
@@ -203,7 +203,7 @@ def usual(given: Mapping[str, Any]) -> dict[str, Entry]:
         UsageError: as ``make_config``; or nothing is left to search.
     """
     config = make_config(**given)
-    has = BY_OPTIMIZER[config.optimizer]
+    has = options_of(config.optimizer)
     space: dict[str, Entry] = {"lr": _around(config.lr)}
     if "weight_decay" in has:
         space["weight_decay"] = _around(config.weight_decay or 1e-4)

@@ -46,10 +46,20 @@ def test_contestants_have_the_same_trials_and_seeds_and_are_ranked(capsys, monke
     assert Path("cup/results.jsonl").read_bytes() == before
 
 
+def test_an_optimizer_of_ones_own_is_a_contestant(capsys):
+    argv = ["optimizer", "--only", "torch.optim:Adadelta", *SMALL, "--seeds", "1", "--out", "cup"]
+    assert cup.main(argv) == 0
+    assert "2 trials over lr, weight_decay" in capsys.readouterr().out
+    (line,) = lines(Path("cup/results.jsonl"))
+    assert line["config"]["optimizer"] == "torch.optim:Adadelta"
+    assert "torch.optim:Adadelta" in Path("cup/ranking.md").read_text()
+
+
 @pytest.mark.parametrize(
     ("argv", "part"),
     [
         (["norm", "--only", "butter"], "--only butter: choose from batch, group"),
+        (["optimizer", "--only", "sgd", "nowhere:Sign"], "--optimizer: cannot find 'nowhere:Sign'"),
         (["optimizer", "--trials", "0"], "--trials 0: give 1 or more"),
         (["activation", "--lr", "-1"], "--lr -1.0"),
     ],

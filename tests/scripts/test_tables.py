@@ -138,12 +138,6 @@ def test_markers_name_the_benchmark_and_the_device(monkeypatch):
         tables.filled(page.format("nothing"))
 
 
-def test_the_page_on_explaining_says_what_its_report_says():
-    page = (tables.ROOT / "docs" / "explain.md").read_text()
-    assert "<!-- table explain -->" in page
-    assert tables.filled(page) == page, "run scripts/tables.py"
-
-
 def test_each_figure_of_explaining_is_in_its_place():
     ratios = {"again": 1.001, "removed": 1.002, "waiting": 1.003, "every_100": 1.25}
     found = {"step_microseconds": 12.4, "explained_microseconds": 3210.0, **ratios}
@@ -152,3 +146,64 @@ def test_each_figure_of_explaining_is_in_its_place():
     cells = [cell.strip() for cell in text.splitlines()[2].strip("|").split("|")]
     assert cells == [*where.values(), "12 us", "1.001", "1.002", "1.003", "3.2 ms", "1.25"]
     assert "Abacus, 7 threads" in text
+
+
+class Example:
+    def method(self, x: int) -> int:
+        """Say something."""
+        # kept
+        y = 2 * x
+        return y
+
+    @property
+    def value(self) -> int:
+        return 3
+
+
+@pytest.mark.parametrize(
+    ("function", "lines"),
+    [
+        (Example.method, ["# kept", "y = 2 * x", "return y"]),
+        (Example.value, ["return 3"]),
+    ],
+)
+def test_a_body_is_without_signature_and_docstring(function, lines):
+    assert tables.body(function).splitlines() == lines
+
+
+def test_a_source_is_taken_by_its_name_and_no_test_runs_it():
+    page = "<!-- source scratch_optim.lion.Lion.update -->\n<!-- end -->"
+    filled = tables.filled(page)
+    assert "```py\nbeta1, beta2 = betas\n" in filled
+    assert filled.count("theta.add_(m.lerp(g, 1 - beta1).sign_(), alpha=-lr)") == 1
+    assert tables.filled(filled) == filled
+    with pytest.raises((AttributeError, ImportError)):
+        tables.filled(page.replace("lion.Lion", "lion.Tiger"))
+
+
+def test_memory_shows_the_benchmark_beside_the_options_that_it_had(monkeypatch):
+    def kept(name: str, options: dict, benchmarked: bool, **more: Any) -> dict[str, Any]:
+        own = {"optimizer": name, "options": options, "benchmarked": benchmarked}
+        return {**own, "state": ["v"], "bytes_per_parameter": {"A": 4.0, "B": 8.004}, **more}
+
+    reports = {
+        "memory-cpu": {
+            "machine": MACHINE,
+            "rows": [
+                kept("Adam", {}, True, bytes_per_parameter_torch={"A": 12.0, "B": 8.0}),
+                kept("Adam", {"amsgrad": True, "lr": 1}, False),
+            ],
+            "averages": [
+                {"optimizer": "EMA", "options": {}, "bytes_per_parameter": {"A": 4, "B": 5}}
+            ],
+        },
+        "optimizers-cpu": {"rows": ROWS},
+    }
+    monkeypatch.setattr(tables, "report", reports.__getitem__)
+    table, _, below = tables.memory().partition("\n\n")
+    header, adam, amsgrad, ema = cells(table)
+    assert header[2:4] == ["bytes a parameter, A", "bytes a parameter, B"]
+    assert adam == ["Adam", "`v`", "4.00", "8.00", "12.00", "9 / 2 / 0"]
+    assert amsgrad == ["Adam (amsgrad=True)", "`v`", "4.00", "8.00", "", ""]
+    assert ema == ["EMA", "", "4.00", "5.00", "", ""]
+    assert below.startswith("Abacus")

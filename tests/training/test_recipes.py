@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import sys
 
 import pytest
 import torch
@@ -311,6 +312,59 @@ def test_options_reach_the_optimizer(optim, name):
     assert [p.ndim for p in others["params"]] == [1, 1, 1]
     for key, value in extra.items():
         assert weights[key] == value
+
+
+OWN = """
+import torch
+
+class Drift(torch.optim.SGD):
+    def __init__(self, params, lr=0.5, momentum=0.25):
+        super().__init__(params, lr=lr, momentum=momentum)
+
+class Rateless(torch.optim.SGD):
+    def __init__(self, params, lr):
+        super().__init__(params, lr=lr)
+"""
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """A module in the working folder, whose name no other test imports."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own_of_recipes.py").write_text(OWN)
+    yield "own_of_recipes"
+    sys.modules.pop("own_of_recipes", None)
+
+
+def test_an_optimizer_of_ones_own_has_the_defaults_of_its_signature(own):
+    made = make_config(optimizer=f"{own}:Drift", device="cpu")
+    assert (made.lr, made.momentum, made.weight_decay, made.nesterov) == (0.5, 0.25, 0.0, False)
+    assert "Drift" in made.log_dir
+    assert ":" not in made.log_dir
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
+    optimizer = build_optimizer(
+        config(optim="scratch", optimizer=f"{own}:Drift", momentum=0.75), model
+    )
+    assert type(optimizer).__name__ == "Drift"
+    assert [group["momentum"] for group in optimizer.param_groups] == [0.75, 0.75]
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "message"),
+    [
+        ("Drift", {"weight_decay": 0.1}, "--weight-decay 0.1: .*Drift has none"),
+        ("Drift", {"nesterov": True}, "--nesterov"),
+        ("Drift", {"optim": "torch"}, "--optim torch: PyTorch has no .*Drift"),
+        ("Drift", {"fused": True}, "--fused: .*Drift has no such way to run"),
+        ("Rateless", {}, "Rateless: its lr needs a number as default"),
+        ("Missing", {}, "cannot find .*Missing"),
+        ("torch", {}, "torch: <module .*> is no subclass of torch.optim.Optimizer"),
+    ],
+)
+def test_an_optimizer_of_ones_own_that_cannot_be_is_refused(own, name, given, message):
+    given = {"optim": "scratch", "optimizer": f"{own}:{name}", **given}
+    with pytest.raises(UsageError, match=message):
+        build_optimizer(config(**given), nn.Linear(2, 2))
 
 
 def test_defaults_of_the_nesterov_option():
