@@ -142,9 +142,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=REPORT, help="(default: %(default)s)")
     out = parser.parse_args(argv).out
     torch.manual_seed(0)
-    rows = [measured(name, options) for name, options in VARIANTS]
-    report = {"machine": machine(torch.device("cpu")), "rows": rows, "averages": averages()}
-    for row in rows + report["averages"]:
+    rows, means = [measured(name, options) for name, options in VARIANTS], averages()
+    report = {"machine": machine(torch.device("cpu")), "rows": rows, "averages": means}
+    for row in rows + means:
         print(row["optimizer"], row["options"], row["bytes_per_parameter"], flush=True)
     out.write_text(json.dumps(report, indent=1) + "\n")
     return 0

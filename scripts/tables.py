@@ -369,16 +369,14 @@ def memory() -> str:
     for row in content["rows"] + content["averages"]:
         options = {k: v for k, v in row["options"].items() if k not in ("lr", "max_iter")}
         text = ", ".join(f"{k}={v}" for k, v in options.items())
-        own = row["optimizer"] if timed.get(row["optimizer"]) is row else None
-        mine = [r for r in peaks if r["optimizer"] == own]
+        name, theirs = row["optimizer"], row.get("bytes_per_parameter_torch")
+        mine = [r for r in peaks if r["optimizer"] == name and timed.get(name) is row]
         lines.append(
             [
-                row["optimizer"] + (f" ({text})" if text else ""),
-                ", ".join(f"`{name}`" for name in row.get("state", ())),
+                name + (f" ({text})" if text else ""),
+                ", ".join(f"`{kept}`" for kept in row.get("state", ())),
                 *[f"{row['bytes_per_parameter'][s]:.2f}" for s in sets],
-                f"{row['bytes_per_parameter_torch'][sets[0]]:.2f}"
-                if "bytes_per_parameter_torch" in row
-                else "",
+                f"{theirs[sets[0]]:.2f}" if theirs else "",
                 by_way(mine, lambda r: f"{r['peak_bytes'] / 2**20:.0f}"),
             ]
         )

@@ -88,7 +88,7 @@ def test_the_optimizer_to_begin_with_runs_every_way() -> None:
 @pytest.mark.slow
 def test_the_first_optimizer_passes_the_kit_but_for_what_the_page_says() -> None:
     page = DOCS / "first-optimizer.md"
-    names: dict[str, Any] = {}
+    names: dict[str, Any] = {"__name__": "mine"}
     exec(next(text for _, text, _ in fences(page, "python") if "class Sign" in text), names)
     (expected,) = re.findall(r"--expect \"(\w+)=(.+)\"", page.read_text())
     check_optimizer(names["Sign"], names["sign"], expected_failures=dict([expected]))
