@@ -69,7 +69,7 @@ ALWAYS: dict[str, Any] = {
     "betas": (), "label_smoothing": 0.0, "seed": 0,
     "device": "auto", "amp": "off", "compile": False, "channels_last": False,
     "checkpoint_every": 0, "resume": None, "tensorboard": True, "log_every": 20,
-    "pictures_every": 5, "explain": 0, "quiet": False,
+    "explain": 0, "quiet": False,
     "preset": None, "budget": 0.0, "resolutions": (), "padding": 0, "holdout": True, "tta": False,
     "gap": False,
     "normalize_weights": False, "bias_lr": 1.0, "muon_head": True, "auxiliary_lr": 3e-3,
@@ -79,9 +79,15 @@ ALWAYS: dict[str, Any] = {
     "sync_batchnorm": None, "fsdp": False, "results": None,
 }  # fmt: skip
 BY_DATASET: dict[str, dict[str, Any]] = {
-    "digits": {"optimizer": "adam", "epochs": 60, "batch_size": 64, "augment": ("crop",)},
-    "cifar10": {"optimizer": "sgd", "epochs": 30, "batch_size": 128, "augment": ("flip", "crop")},
-}
+    "digits": {
+        "optimizer": "adam", "epochs": 60, "batch_size": 64, "augment": ("crop",),
+        "pictures_every": 20,
+    },
+    "cifar10": {
+        "optimizer": "sgd", "epochs": 30, "batch_size": 128, "augment": ("flip", "crop"),
+        "pictures_every": 5,
+    },
+}  # fmt: skip
 # Learning rates. sgd, momentum, asgd: He et al. (2015). adamax: Kingma and Ba (2015). adadelta:
 # Zeiler (2012). muon: Jordan et al. (2024). lion: a third of AdamW's, with thrice its decay, after
 # Chen et al. (2023). nadam, adagrad, rprop: PyTorch's. Of radam, adafactor, lars, lion and rprop
@@ -1146,7 +1152,8 @@ def parser() -> argparse.ArgumentParser:
         "--pictures-every",
         type=int,
         metavar="EPOCHS",
-        help="between histograms, confusion matrices and mistakes; 0: at the end only (default: 5)",
+        help="between histograms, confusion matrices and mistakes; 0: at the end only "
+        "(default: digits 20, cifar10 5)",
     )
     g.add_argument(
         "--explain",

@@ -9,19 +9,21 @@ PRESETS: dict[str, dict[str, Any]] = {
     "resnet20": {
         "dataset": "cifar10", "model": "resnet20", "epochs": 182, "batch_size": 128,
         "optimizer": "sgd", "lr": 0.1, "momentum": 0.9, "nesterov": False, "weight_decay": 1e-4,
-        "schedule": "step", "augment": ("flip", "crop"),
+        "schedule": "step", "augment": ("flip", "crop"), "compile": True,
     },
     # The recipe by which ResNet-18 is trained most often: 200 epochs of SGD, a half cosine.
     "resnet18": {
         "dataset": "cifar10", "model": "resnet18", "epochs": 200, "batch_size": 128,
         "optimizer": "sgd", "lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4,
         "schedule": "cosine", "augment": ("flip", "crop"), "channels_last": True, "amp": "auto",
+        "compile": True,
     },
     # Zagoruyko and Komodakis, "Wide Residual Networks" (2016), section 4, with a half cosine.
     "wrn28_10": {
         "dataset": "cifar10", "model": "wrn28_10", "epochs": 200, "batch_size": 128,
         "optimizer": "sgd", "lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4,
         "schedule": "cosine", "augment": ("flip", "crop"), "channels_last": True, "amp": "auto",
+        "compile": True,
     },
     # Jordan (2024), arXiv:2404.00498, with the optimizer of Jordan et al., "Muon" (2024).
     "air94": {

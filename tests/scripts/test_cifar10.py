@@ -158,6 +158,7 @@ def test_help_says_what_every_option_defaults_to():
     for dataset, values in options.BY_DATASET.items():
         assert f"{dataset} {values['epochs']}" in shown
         assert f"{dataset} {values['batch_size']}" in shown
+        assert f"{dataset} {values['pictures_every']}" in shown
 
 
 def test_every_option_is_in_the_configuration_and_back():
