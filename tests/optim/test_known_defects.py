@@ -36,7 +36,9 @@ def test_every_known_defect_is_there(cls):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("against", ["itself", "nothing"])
+@pytest.mark.parametrize(
+    "against", ["itself", pytest.param("nothing", marks=pytest.mark.exhaustive)]
+)
 @each_class
 def test_there_is_no_defect_but_those_that_are_known(cls, against):
     title = f"torch.optim.{cls.__name__}"

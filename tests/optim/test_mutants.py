@@ -31,6 +31,7 @@ def test_nor_without_a_reference(name):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive  # test_conformance asks the same of the classes themselves
 @pytest.mark.parametrize("name", sorted({m.cls for m in MUTANTS if m.package == "scratch_optim"}))
 def test_the_kit_finds_nothing_wrong_with_what_the_mutants_of_this_library_are_made_of(name):
     claim = as_claimed(Mutant("scratch_optim", "", name, "", "", ""))
