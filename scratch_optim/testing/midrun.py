@@ -673,7 +673,7 @@ RESETS: dict[str, Change] = {
     "del state[p]": lambda optimizer, params: optimizer.state.pop(params[1], None),
     "state[p] = {}": lambda optimizer, params: optimizer.state.__setitem__(params[0], {}),
     "state[p].clear()": lambda optimizer, params: optimizer.state[params[1]].clear(),
-    "every other": lambda optimizer, params: [optimizer.state.pop(p) for p in params[::2]],
+    "every other": lambda optimizer, params: [optimizer.state.pop(p, None) for p in params[::2]],
     "all cleared in place": lambda optimizer, params: [optimizer.state[p].clear() for p in params],
 }
 
