@@ -28,6 +28,7 @@ import re
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -192,8 +193,7 @@ def document(names: Iterable[str]) -> None:
     for name in names:
         if name not in records:
             raise UsageError(f"{name}: {RESULTS} does not have it. Run it with --update first.")
-        experiment = EXPERIMENTS[name]
-        picture = figures.png(lambda e=experiment: e.draw(records[e.name]))  # type: ignore[misc]
+        picture = figures.png(partial(EXPERIMENTS[name].draw, records[name]))
         write(PICTURES / f"{name}.png", picture)
     write(PAGE, filled(PAGE.read_text(), records).encode())
 
@@ -242,7 +242,7 @@ def run(experiments: Sequence[Experiment], given: dict[str, Any], update: bool) 
             experiment.configurations(asked)
     for experiment in experiments:
         record = experiment.measure(asked)
-        picture = figures.png(lambda e=experiment, r=record: e.draw(r))  # type: ignore[misc]
+        picture = figures.png(partial(experiment.draw, record))
         keep(folder / "results.json", experiment.name, record)
         write(folder / f"{experiment.name}.png", picture)
         if board:

@@ -70,7 +70,7 @@ class UncorrectedAdam(Adam):
     """
 
     @staticmethod
-    def update(  # type: ignore[override]  # noqa: D102
+    def update(  # noqa: D102
         theta: Operand,
         g: Operand,
         state: Any,
