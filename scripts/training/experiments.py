@@ -227,14 +227,14 @@ COMPARISONS = [
             for beta2 in (0.999, 0.9999)
             for name, make in (("corrected", build_optimizer), ("uncorrected", uncorrected_adam))
         ],
-        {"lr": 3e-3, "epochs": 4},
+        {"lr": 1e-2, "epochs": 4},
         curves=[LOSS_OF_STEPS, UPDATE_RATIO],
     ),
     Comparison(
         "warmup",
         "A learning rate that is too high for the first steps, reached at once and in some epochs.",
-        by("warmup", (0, 0.5, 1, 2)),
-        {"hidden": (64,) * 8, "lr": 1e-2, "epochs": 6},
+        by("warmup", (0, 1, 3, 5)),
+        {"hidden": (64,) * 8, **SGD, "lr": 0.1, "epochs": 10},
         curves=[LOSS_OF_STEPS, GRADIENT_NORM],
     ),
     Comparison(
