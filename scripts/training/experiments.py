@@ -153,7 +153,7 @@ COMPARISONS = [
             *by("norm", ("none", "batch", "layer", "group", "instance"), "resnet20",
                 model="resnet20"),
         ],
-        {"epochs": 5, **SGD, "lr": 0.2},
+        {"epochs": 5, **SGD, "lr": 0.1},
     ),
     Comparison(
         "regularizers",
