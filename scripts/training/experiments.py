@@ -109,7 +109,7 @@ SGD = {"optimizer": "sgd", "weight_decay": 0.0}
 SIZES = (16, 64, 256, 1024)
 MORE = {"train_images": 2000, "batch_size": 100}
 """What is few of CIFAR-10."""
-FEW = {"train_images": 150, "batch_size": 30, "epochs": 80, "hidden": (128, 64), **SGD, "lr": 0.05}
+FEW = {"train_images": 100, "batch_size": 20, "epochs": 60, "hidden": (128, 64), **SGD, "lr": 0.05}
 """Five steps an epoch."""
 
 
@@ -149,23 +149,23 @@ COMPARISONS = [
         "A perceptron of eight layers at a learning rate that needs a normalization, and a ResNet, "
         "whose channels can be normalized in groups and one by one too.",
         [
-            *by("norm", ("none", "batch", "layer"), "perceptron", hidden=(64,) * 8),
+            *by("norm", ("none", "batch", "layer"), "perceptron", hidden=(64,) * 8, lr=0.1),
             *by("norm", ("none", "batch", "layer", "group", "instance"), "resnet20",
-                model="resnet20"),
+                model="resnet20", lr=0.05),
         ],
-        {"epochs": 5, **SGD, "lr": 0.1},
+        {"epochs": 5, **SGD, "schedule": "cosine"},
     ),
     Comparison(
         "regularizers",
-        "What keeps a network from learning 150 images by heart: penalties on the weights, bounds, "
+        "What keeps a network from learning 100 images by heart: penalties on the weights, bounds, "
         "noise, and stopping in time.",
         [
             Variant("none", {}, "penalties and bounds"),
-            Variant("L1, 0.001", {"l1": 1e-3}, "penalties and bounds"),
-            Variant("L2, 0.01", {"weight_decay": 1e-2}, "penalties and bounds"),
-            Variant("elastic net", {"l1": 5e-4, "weight_decay": 5e-3}, "penalties and bounds"),
-            Variant("max-norm, 1", {"max_norm": 1.0}, "penalties and bounds"),
-            Variant("dropout, 0.3", {"dropout": 0.3}, "noise, targets, time"),
+            Variant("L1, 0.003", {"l1": 3e-3}, "penalties and bounds"),
+            Variant("L2, 0.03", {"weight_decay": 3e-2}, "penalties and bounds"),
+            Variant("elastic net", {"l1": 1.5e-3, "weight_decay": 1.5e-2}, "penalties and bounds"),
+            Variant("max-norm, 0.7", {"max_norm": 0.7}, "penalties and bounds"),
+            Variant("dropout, 0.5", {"dropout": 0.5}, "noise, targets, time"),
             Variant("label smoothing, 0.1", {"label_smoothing": 0.1}, "noise, targets, time"),
             Variant("augmentation", {"augment": ("crop",)}, "noise, targets, time"),
             Variant("mixup, 0.4", {"mixup": 0.4}, "noise, targets, time"),
