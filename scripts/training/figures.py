@@ -16,6 +16,7 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator
 from PIL import Image
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -32,7 +33,7 @@ STYLE = {
     "grid.color": "#E8E8E8",
     "grid.linewidth": 0.7,
     "legend.fontsize": 7.5,
-    "legend.framealpha": 0.85,
+    "legend.framealpha": 0.6,
     "legend.edgecolor": "none",
     "lines.linewidth": 1.4,
 }
@@ -72,7 +73,7 @@ def colour(i: int) -> str:
 
 def style(i: int) -> str | tuple[int, tuple[float, ...]]:
     """That of the i-th line of a chart: each is another one than the colour's last use had."""
-    return STYLES[(i + i // len(COLOURS)) % len(STYLES)]
+    return STYLES[(i + 2 * (i // len(COLOURS))) % len(STYLES)]
 
 
 def figure(width: float, height: float) -> Figure:
@@ -97,6 +98,11 @@ def draw_lines(axes: Axes, panel: Panel) -> None:
             axes.plot(x[-1:], mean[-1:], "X", color=colour(i), markersize=8, zorder=4)
     if panel.log:
         axes.set_yscale("log")
+        low, high = axes.get_ylim()
+        if high < 100 * low:  # few powers of ten are in sight: 2 and 5 times them are named too
+            axes.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+            for set_formatter in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+                set_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.set(title=panel.title, xlabel=panel.x, ylabel=panel.y)
 
 
@@ -163,9 +169,10 @@ def draw_bars(axes: Axes, bars: Sequence[Bar], title: str, x: str, names: tuple[
             [], [], "D", color=COLOURS[1], markersize=4.5, markerfacecolor="white", label=names[1]
         )[0],
     ]
-    axes.legend(
-        handles=marks, loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=2, frameon=False
-    )
+    axes.legend(  # below the label of the axis, by so many heights of a letter
+        handles=marks, loc="upper center", bbox_to_anchor=(0.5, 0), borderaxespad=3.9, ncols=2,
+        frameon=False,
+    )  # fmt: skip
 
 
 def grid(panels: Sequence[Panel], columns: int, size: tuple[float, float]) -> Figure:
