@@ -189,8 +189,8 @@ COMPARISONS = [
     ),
     Comparison(
         "schedules",
-        "Every schedule of cifar10.py, all with the same highest learning rate, on small batches, whose "
-        "noise a falling rate averages out.",
+        "Every schedule of cifar10.py, all with the same highest learning rate, on small batches, "
+        "whose noise a falling rate averages out.",
         by("schedule", SCHEDULES),
         {**SGD, "lr": 0.05, "batch_size": 16, "epochs": 10},
     ),
