@@ -282,7 +282,9 @@ class Comparison:
                 i = k * count + j
                 axes = drawn.add_subplot(places[i // columns, i % columns], sharey=first)
                 draw_lines(axes, panel)
-                if k == 0:
+                if k:
+                    axes.set_title("")  # as above
+                else:
                     axes.legend(ncols=2 if len(panel.lines) > 5 else 1)
                 if first is not None and i % columns:  # the scale stands on the left
                     axes.tick_params(labelleft=False)
