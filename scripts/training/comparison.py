@@ -297,7 +297,7 @@ class Comparison:
 
     def _panels(self, record: Record, curve: Curve) -> Iterator[Panel]:
         lines = {
-            title: [line for variant in group if (line := _line(variant, curve)).rows]
+            title: [_line(variant, curve) for variant in group]
             for title, group in groupby(record["variants"], lambda variant: variant["panel"])
         }
         x = "step" if curve.by_step else "epoch"
@@ -332,6 +332,10 @@ class Comparison:
                 tags |= {
                     name: list(enumerate(curves[name], 1)) for name in STEP_TAGS if name in curves
                 }
+                tags = {
+                    tag: [(step, value) for step, value in points if value is not None]
+                    for tag, points in tags.items()
+                }
                 if run["diverged"] is None:
                     tags["test/accuracy"] = [(steps[-1], run["test_accuracy"])]
                 found[f"{variant['name']}/seed-{run['seed']}"] = tags
@@ -361,16 +365,17 @@ def _diverged(variant: Record) -> str:
 
 
 def _line(variant: Record, curve: Curve) -> Line:
-    """What is drawn of a variant: its runs that did not diverge or, if all did, those."""
-    runs = _finished(variant)
-    ended = not runs
-    rows = [run["curves"][curve.of] for run in runs or variant["runs"]]
-    if curve.error:
-        rows = [[100 * (1 - value) for value in row] for row in rows]
-    rows = [row for row in rows if row]
-    longest = max(map(len, rows), default=0)
-    # the first steps are told apart from the beginning on; epochs end where they are counted
-    return Line(variant["label"], range(1, longest + 1), rows, ended)
+    """What is drawn of a variant."""
+    ended: list[list[float]] = []
+    diverged: list[list[float]] = []
+    for run in variant["runs"]:
+        row = [math.nan if value is None else value for value in run["curves"].get(curve.of, [])]
+        if curve.error:
+            row = [100 * (1 - value) for value in row]
+        if row:
+            (ended if run["diverged"] is None else diverged).append(row)
+    longest = max(map(len, [*ended, *diverged]), default=0)
+    return Line(variant["label"], range(1, longest + 1), ended, diverged)
 
 
 def _told(variant: Record) -> str:
@@ -380,8 +385,9 @@ def _told(variant: Record) -> str:
     return ", ".join(filter(None, parts))
 
 
-def _rounded(value: float) -> float:
-    return float(f"{value:.{DIGITS}g}")
+def _rounded(value: float) -> float | None:
+    """None where it is not finite, for which JSON has no number."""
+    return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None
 
 
 def _plain(options: dict[str, Any]) -> dict[str, Any]:

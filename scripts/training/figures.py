@@ -49,8 +49,8 @@ class Line:
     x: Sequence[float]
     rows: Sequence[Sequence[float]]
     """One for each run, of len(x) values or fewer where a run ended earlier."""
-    ended: bool = False
-    """They end because the runs diverged."""
+    diverged: Sequence[Sequence[float]] = ()
+    """Likewise, of runs that diverged after the last value."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,8 @@ def figure(width: float, height: float) -> Figure:
 def draw_lines(axes: Axes, panel: Panel) -> None:
     """The mean of the runs of each line, in a band from the lowest of them to the highest.
 
-    A mean ends where the first of its runs does; a cross says that it diverged.
+    A mean ends where the first of its runs does. Runs that diverged are in no mean: each is a thin
+    line, with a cross at its end.
     """
     for line in panel.behind:
         x, mean, _, _ = band(line, panel.log)
@@ -94,8 +95,10 @@ def draw_lines(axes: Axes, panel: Panel) -> None:
         axes.plot(x, mean, color=colour(i), linestyle=style(i), label=line.label, zorder=3)
         if len(line.rows) > 1:
             axes.fill_between(x, low, high, color=colour(i), alpha=0.15, linewidth=0, zorder=2)
-        if line.ended and len(x):
-            axes.plot(x[-1:], mean[-1:], "X", color=colour(i), markersize=8, zorder=4)
+        for row in line.diverged:
+            at = line.x[: len(row)]
+            axes.plot(at, row, color=colour(i), linestyle=style(i), linewidth=0.8, zorder=3)
+            axes.plot(at[-1:], row[-1:], "X", color=colour(i), markersize=7, zorder=4)
     if panel.log:
         axes.set_yscale("log")
         low, high = axes.get_ylim()
@@ -111,7 +114,10 @@ def band(line: Line, log: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.
     """x, and the mean (on a logarithmic axis the geometric one), lowest and highest value there."""
     length = min(map(len, line.rows), default=0)
     values = np.array([list(row[:length]) for row in line.rows], dtype=float)
+    values = values.reshape(len(line.rows), length)
     x = np.array(line.x[:length], dtype=float)
+    if not line.rows:
+        return x, x, x, x
     if log:
         values = np.where(values > 0, values, np.nan)  # zero is nowhere on the axis
         mean = np.exp(np.log(values).mean(0))

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
@@ -18,10 +19,11 @@ from torch import nn
 import compare
 import scratch_optim
 from scratch_optim import lr_scheduler
-from training import experiments, untrained
+from training import comparison, experiments, untrained
 from training.comparison import LOSS_OF_STEPS, TRAINING_LOSS, Asked, Comparison, Curve, Variant
 from training.errors import UsageError
 from training.experiments import COMPARISONS, EXPERIMENTS, UncorrectedAdam
+from training.figures import Panel, draw_lines
 from training.options import ACTIVATIONS, OPTIMIZERS, SCHEDULES
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
@@ -101,23 +103,18 @@ def test_the_table_has_the_means_of_the_seeds_that_did_not_diverge_and_counts_th
     assert row == [*cells, "3.0 (1 of 2)"]
 
 
-def test_an_error_is_drawn_of_the_seeds_that_ended_and_a_cross_where_all_diverged():
-    from matplotlib.figure import Figure
-
-    from training import comparison
-    from training.figures import Panel, draw_lines
-
-    ended = {"label": "a", "runs": [fine(0, 1.0, 1.0, 1), run(1, diverged="x")]}
-    gone = {"label": "b", "runs": [run(0, diverged="x")]}
+def test_runs_that_diverged_are_in_no_mean_and_end_in_a_cross():
+    variant = {"label": "a", "runs": [fine(0, 1.0, 1.0, 1), run(1, diverged="x")]}
+    variant["runs"][1]["curves"] = {"validation_accuracy": [0.2]}
     error = Curve("validation_accuracy", "error, %", error=True)
-    lines = [comparison._line(variant, error) for variant in (ended, gone)]
-    assert [len(line.rows) for line in lines] == [1, 1]
     axes = Figure().subplots()
-    draw_lines(axes, Panel("", lines, "epoch", "error, %", log=True))
-    drawn = [line for line in axes.lines if len(line.get_xdata()) == 2]
-    assert drawn[0].get_ydata() == pytest.approx([50, 10])
-    [cross] = [line for line in axes.lines if line.get_marker() == "X"]
-    assert cross.get_color() == drawn[1].get_color()
+    line = comparison._line(variant, error)
+    draw_lines(axes, Panel("", [line], "epoch", "error, %", log=True))
+    mean, gone, cross = axes.lines
+    assert mean.get_ydata() == pytest.approx([50, 10])
+    assert gone.get_ydata() == pytest.approx([80])
+    assert cross.get_marker() == "X"
+    assert {line.get_color() for line in axes.lines} == {mean.get_color()}
 
 
 @pytest.mark.parametrize(
