@@ -235,8 +235,9 @@ COMPARISONS = [
         "warmup",
         "A learning rate that is too high for the first steps, reached at once and in some epochs.",
         by("warmup", (0, 1, 3, 5)),
-        {"hidden": (64,) * 8, **SGD, "lr": 0.1, "epochs": 10},
+        {"hidden": (64,) * 8, "lr": 0.02, "schedule": "cosine", "epochs": 10},
         curves=[LOSS_OF_STEPS, GRADIENT_NORM],
+        seeds=5,
     ),
     Comparison(
         "clipping",
