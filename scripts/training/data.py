@@ -92,6 +92,7 @@ def load(
     holdout: bool = True,
     imbalance: float = 1.0,
     images: int = 0,
+    label_noise: float = 0.0,
 ) -> Data:
     """Read ``"digits"`` or ``"cifar10"`` and split it.
 
@@ -103,6 +104,7 @@ def load(
         holdout: set validation images aside; otherwise there are none, and all train.
         imbalance: see :func:`long_tail`. Validation and test images stay as they are.
         images: train on so many of the images only, see :func:`few`; 0: on all.
+        label_noise: see :func:`with_noise`. Validation and test labels stay as they are.
 
     Raises:
         UsageError: the data are missing or damaged, or leave a class without images.
@@ -121,7 +123,10 @@ def load(
         kept = kept[long_tail(train.labels[kept], imbalance, len(classes))]
     if images:
         kept = kept[few(train.labels[kept], images, seed)]
-    training = Split(train.images[kept], train.labels[kept])
+    labels = train.labels[kept]
+    if label_noise:
+        labels = with_noise(labels, label_noise, len(classes), seed)
+    training = Split(train.images[kept], labels)
     mean, std = moments(training.images)
     checksum = _checksum(train, test)
     validation = Split(train.images[held], train.labels[held])
@@ -207,6 +212,26 @@ def few(labels: Tensor, count: int, seed: int) -> Tensor:
             f"--train-images {count} leaves a class without images ({error}). Give more."
         ) from error
     return torch.from_numpy(np.sort(kept))
+
+
+def with_noise(labels: Tensor, share: float, classes: int, seed: int) -> Tensor:
+    """The labels, of which a share, rounded, is exchanged for any of the others.
+
+    C. Zhang et al., "Understanding Deep Learning Requires Rethinking Generalization", ICLR 2017,
+    arXiv:1611.03530: a network can learn such labels too, which is learning by heart.
+
+    Args:
+        labels: (N,) int64.
+        share: 0..1.
+        classes: K.
+        seed: chooses the images and their labels.
+    """
+    dice = torch.Generator().manual_seed(seed)
+    changed = torch.randperm(len(labels), generator=dice)[: round(share * len(labels))]
+    moved = torch.randint(1, classes, (len(changed),), generator=dice)
+    noisy = labels.clone()
+    noisy[changed] = (labels[changed] + moved) % classes
+    return noisy
 
 
 def moments(images: Tensor) -> tuple[Tensor, Tensor]:

@@ -88,6 +88,7 @@ def train(
             config.holdout,
             config.imbalance,
             config.train_images,
+            config.label_noise,
         )
     )
     steps_per_epoch = len(data.train) // config.batch_size

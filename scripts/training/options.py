@@ -74,7 +74,7 @@ ALWAYS: dict[str, Any] = {
     "normalize_weights": False, "bias_lr": 1.0, "muon_head": True, "auxiliary_lr": 3e-3,
     "whitening_bias": True,
     "mixup": 0.0, "cutmix": 0.0, "imbalance": 1.0, "class_weights": "none", "focal": 0.0,
-    "train_images": 0, "average": "none", "ema_decay": 0.999, "accumulate": 1, "patience": 0,
+    "train_images": 0, "label_noise": 0.0, "average": "none", "ema_decay": 0.999, "accumulate": 1, "patience": 0,
     "sync_batchnorm": None, "fsdp": False, "results": None,
 }  # fmt: skip
 BY_DATASET: dict[str, dict[str, Any]] = {
@@ -115,7 +115,7 @@ NEWER = (
     "muon_head", "auxiliary_lr", "whitening_bias", "mixup", "cutmix", "imbalance",
     "class_weights", "focal", "average", "ema_decay", "accumulate", "patience", "sync_batchnorm",
     "fsdp", "results", "hidden", "norm_last", "init", "gap", "l1", "max_norm", "train_images",
-    "betas", "lr_floor", "milestones", "warmup_steps",
+    "betas", "lr_floor", "milestones", "warmup_steps", "label_noise",
 )  # fmt: skip
 """Not in older checkpoints, which mean the default."""
 TUPLES = ("augment", "resolutions", "hidden", "betas", "milestones")
@@ -142,6 +142,7 @@ class Config:
     mixup: float  # α of Beta(α, α), from which the share of an image is drawn; 0: off
     cutmix: float  # likewise
     train_images: int  # so many of those that are not set aside, chosen by the seed; 0: all
+    label_noise: float  # share of the training labels that are drawn anew, 0..1
     imbalance: float  # training images of the rarest class by those of the most frequent
     resolutions: tuple[int, ...]  # height and width in equal parts of the run; (): as they are
     tta: bool  # the mean over six views at the end
@@ -422,7 +423,7 @@ def _check(c: Config, again: bool) -> None:
     for name in (*amounts, *CLIPS):
         value = getattr(c, name)
         refuse_unless(value >= 0 and math.isfinite(value), name, "give a finite number, 0 or more.")
-    for name in ("momentum", "dropout", "label_smoothing", "ema_decay", "lr_floor"):
+    for name in ("momentum", "dropout", "label_smoothing", "ema_decay", "lr_floor", "label_noise"):
         refuse_unless(0 <= getattr(c, name) < 1, name, "give a number in [0, 1).")
     refuse_unless(0 < c.epochs < 2**20, "epochs", "give a number above 0 and below 2**20.")
     for name in ("batch_size", "log_every", "accumulate"):
@@ -726,6 +727,13 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="train on N of the training images only, drawn by the seed with equal shares of each "
         "class; 0 is all (default: 0)",
+    )
+    g.add_argument(
+        "--label-noise",
+        type=float,
+        metavar="SHARE",
+        help="give this share of the training images another label, drawn by the seed: what can "
+        "only be learned by heart (default: 0)",
     )
     g.add_argument(
         "--imbalance",

@@ -59,6 +59,16 @@ def test_few_images_are_drawn_by_the_seed_with_equal_shares_of_each_class():
     assert not torch.equal(few(DATA.train.labels, 100, 0), few(DATA.train.labels, 100, 1))
 
 
+def test_wrong_labels_are_a_share_of_the_training_labels_and_of_no_others():
+    data = load("digits", None, 0, label_noise=0.3)
+    wrong = (data.train.labels != DATA.train.labels).sum()
+    assert wrong == round(0.3 * len(DATA.train))
+    assert data.train.labels.max() < 10
+    assert torch.equal(data.train.images, DATA.train.images)
+    for part in ("validation", "test"):
+        assert torch.equal(getattr(data, part).labels, getattr(DATA, part).labels)
+
+
 @pytest.mark.parametrize(("count", "part"), [(1294, "Give fewer"), (5, "Give more")])
 def test_a_number_of_images_that_cannot_be_is_refused(count, part):
     with pytest.raises(UsageError, match=part):
