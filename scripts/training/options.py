@@ -75,7 +75,8 @@ ALWAYS: dict[str, Any] = {
     "whitening_bias": True,
     "mixup": 0.0, "cutmix": 0.0, "imbalance": 1.0, "class_weights": "none", "focal": 0.0,
     "train_images": 0, "label_noise": 0.0,
-    "average": "none", "ema_decay": 0.999, "accumulate": 1, "patience": 0, "sync_batchnorm": None, "fsdp": False, "results": None,
+    "average": "none", "ema_decay": 0.999, "accumulate": 1, "patience": 0,
+    "sync_batchnorm": None, "fsdp": False, "results": None,
 }  # fmt: skip
 BY_DATASET: dict[str, dict[str, Any]] = {
     "digits": {"optimizer": "adam", "epochs": 60, "batch_size": 64, "augment": ("crop",)},
