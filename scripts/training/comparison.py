@@ -287,7 +287,7 @@ class Comparison:
                 else:
                     axes.legend(ncols=2 if len(panel.lines) > 5 else 1)
                 if first is not None and i % columns:  # the scale stands on the left
-                    axes.tick_params(labelleft=False)
+                    axes.tick_params(which="both", labelleft=False)
                     axes.set_ylabel("")
                 first = first or axes
         axes = drawn.add_subplot(places[:, columns])

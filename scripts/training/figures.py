@@ -94,7 +94,7 @@ def draw_lines(axes: Axes, panel: Panel) -> None:
         x, mean, low, high = band(line, panel.log)
         axes.plot(x, mean, color=colour(i), linestyle=style(i), label=line.label, zorder=3)
         if len(line.rows) > 1:
-            axes.fill_between(x, low, high, color=colour(i), alpha=0.15, linewidth=0, zorder=2)
+            axes.fill_between(x, low, high, color=colour(i), alpha=0.12, linewidth=0, zorder=2)
         for row in line.diverged:
             at = line.x[: len(row)]
             axes.plot(at, row, color=colour(i), linestyle=style(i), linewidth=0.8, zorder=3)
