@@ -194,13 +194,14 @@ def test_schedules_are_those_of_their_equations():
 
 def test_derivatives_are_those_of_the_functions():
     record = EXPERIMENTS["activation-functions"].measure(Asked({}))
-    x = np.array(record["x"])
     for name, curves in record["functions"].items():
         y, slope = np.array(curves["value"]), np.array(curves["derivative"])
         # the mean of two neighbours' slopes is a difference, but for h² / 12 of the third
-        # derivative, which is below 10 here, and for the intervals at kinks and jumps
-        difference = np.diff(y) / np.diff(x)
-        wrong = abs(difference - (slope[1:] + slope[:-1]) / 2) > 0.05**2 * 10 / 12 + 1e-3
+        # derivative, which is below 10 here, for the rounding of two values below 10 to five
+        # digits, and for the intervals at kinks and jumps
+        h = 0.05
+        bound = h**2 * 10 / 12 + 2 * 5e-5 / h + 1e-4
+        wrong = abs(np.diff(y) / h - (slope[1:] + slope[:-1]) / 2) > bound
         assert wrong.sum() <= 4, name
 
 
@@ -215,9 +216,9 @@ def test_walks_begin_at_the_start_and_end_lower_and_a_saddle_is_left(monkeypatch
         for way in record["landscapes"][landscape.title].values():
             assert way["path"][0] == list(landscape.start)
             for point, value in zip(way["path"], way["values"], strict=True):
-                # both are rounded to five digits; the steepest is 400 per unit
+                # rounded to five digits, where f rises by 400 a unit at most: 400 times 1e-5
                 here = landscape.f(*point) - landscape.lowest
-                assert value == pytest.approx(here, rel=5e-3, abs=1e-3)
+                assert value == pytest.approx(here, rel=5e-3, abs=4e-3)
             assert way["values"][-1] < way["values"][0]
     _, rows = EXPERIMENTS["landscapes"].table(record)
     assert [row[0] for row in rows] == ["SGD", "Adam"]
@@ -247,7 +248,7 @@ def test_uncorrected_adam_is_adam_without_the_corrections():
     torch.testing.assert_close(after(UncorrectedAdam, 4), theta, rtol=1e-14, atol=1e-14)
     moved = (after(UncorrectedAdam, 1) - start) / (after(scratch_optim.Adam, 1) - start)
     factor = torch.full_like(moved, (1 - beta1) / (1 - beta2) ** 0.5)
-    torch.testing.assert_close(moved, factor, rtol=1e-5, atol=0)  # eps by sqrt(v)
+    torch.testing.assert_close(moved, factor, rtol=1e-4, atol=0)  # eps by sqrt(v)
 
 
 def test_the_comparison_without_correction_trains_by_it():

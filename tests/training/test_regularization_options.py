@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
 
-from training.data import few, load
+from training.data import Data, few, load
 from training.errors import UsageError
 from training.loop import Trainer, begin
 from training.options import make_config
 
-DATA = load("digits", None, 0)
+
+@cache
+def digits() -> Data:
+    return load("digits", None, 0)
 
 
 def trained(tmp_path: Path, steps: int = 1, **options) -> tuple[dict, dict]:
@@ -21,8 +25,8 @@ def trained(tmp_path: Path, steps: int = 1, **options) -> tuple[dict, dict]:
              "momentum": 0.0, "weight_decay": 0.0, "device": "cpu", "schedule": "none"}  # fmt: skip
     config = make_config(**(usual | options), log_dir=str(tmp_path))
     torch.manual_seed(0)
-    run, _ = begin(config, DATA)
-    trainer = Trainer(config, DATA, run, None, lambda line: None)
+    run, _ = begin(config, digits())
+    trainer = Trainer(config, digits(), run, None, lambda line: None)
     before = {name: p.detach().clone() for name, p in run.model.named_parameters()}
     for _ in range(steps):
         trainer.train_step(trainer.batch(torch.arange(64)), measure=False)
@@ -54,22 +58,22 @@ def test_few_images_are_drawn_by_the_seed_with_equal_shares_of_each_class():
     counts = torch.bincount(data.train.labels)
     assert counts.min() >= 9
     assert counts.max() <= 11
-    assert torch.equal(data.test.images, DATA.test.images)
-    assert torch.equal(data.validation.images, DATA.validation.images)
-    assert not torch.equal(few(DATA.train.labels, 100, 0), few(DATA.train.labels, 100, 1))
+    assert torch.equal(data.test.images, digits().test.images)
+    assert torch.equal(data.validation.images, digits().validation.images)
+    assert not torch.equal(few(digits().train.labels, 100, 0), few(digits().train.labels, 100, 1))
 
 
 def test_wrong_labels_are_a_share_of_the_training_labels_and_of_no_others():
     data = load("digits", None, 0, label_noise=0.3)
-    wrong = (data.train.labels != DATA.train.labels).sum()
-    assert wrong == round(0.3 * len(DATA.train))
+    wrong = (data.train.labels != digits().train.labels).sum()
+    assert wrong == round(0.3 * len(digits().train))
     assert data.train.labels.max() < 10
-    assert torch.equal(data.train.images, DATA.train.images)
+    assert torch.equal(data.train.images, digits().train.images)
     for part in ("validation", "test"):
-        assert torch.equal(getattr(data, part).labels, getattr(DATA, part).labels)
+        assert torch.equal(getattr(data, part).labels, getattr(digits(), part).labels)
 
 
-@pytest.mark.parametrize(("count", "part"), [(1294, "Give fewer"), (5, "Give more")])
+@pytest.mark.parametrize(("count", "part"), [(1293, "Give fewer"), (5, "Give more")])
 def test_a_number_of_images_that_cannot_be_is_refused(count, part):
     with pytest.raises(UsageError, match=part):
         load("digits", None, 0, images=count)
