@@ -139,7 +139,7 @@ def keep(file: Path, name: str, record: Record) -> None:
     """Put a record among those of a file, in the order of the experiments."""
     records = read(file) | {name: record}
     ordered = {known: records[known] for known in EXPERIMENTS if known in records}
-    text = json.dumps(ordered, indent=1)
+    text = json.dumps(ordered, indent=1, allow_nan=False)
     # a list of numbers is a line, not one for each
     flat = re.sub(r"\[([^][{}]*)\]", lambda found: f"[{' '.join(found[1].split())}]", text)
     write(file, flat.encode() + b"\n")

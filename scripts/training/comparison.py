@@ -59,6 +59,8 @@ EPOCH_TAGS = {
 """What is kept of the history of a run, and the tags of cifar10.py for it."""
 STEP_TAGS = ("train/loss", "gradient_norm", "update_to_weight_ratio")
 """What is kept of the points of each step."""
+MACHINE = ("processor", "cores", "threads", "device", "memory of the device")
+"""What is kept of the environment."""
 DIGITS = 4  # significant ones, of the curves in a record
 
 
@@ -207,7 +209,7 @@ class Comparison:
             "target": target,
             "seconds": round(time.perf_counter() - begun, 1),
             "versions": versions(device),
-            "environment": environment(device),
+            "environment": {k: v for k, v in environment(device).items() if k in MACHINE},
             "variants": rows,
         }
 
