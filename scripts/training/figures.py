@@ -11,6 +11,7 @@ import io
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from matplotlib import rc_context
@@ -22,7 +23,7 @@ from PIL import Image
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 STYLES = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)))
 FAINT = "#C8C8C8"
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 8.5,
     "axes.titlesize": 9.5,
     "axes.titleweight": "bold",
@@ -39,6 +40,7 @@ STYLE = {
 }
 """Of matplotlib, to be in force while a chart is made and while it is written."""
 DPI = 110
+HIGHEST = 10
 
 
 @dataclass(frozen=True)
@@ -85,8 +87,10 @@ def draw_lines(axes: Axes, panel: Panel) -> None:
     """The mean of the runs of each line, in a band from the lowest of them to the highest.
 
     A mean ends where the first of its runs does. Runs that diverged are in no mean: each is a thin
-    line, with a cross at its end.
+    line, with a cross at its end, drawn no higher than ``HIGHEST`` times the other runs.
     """
+    ended = [value for line in panel.lines for row in line.rows for value in row]
+    ceiling = HIGHEST * max(ended, default=math.inf)
     for line in panel.behind:
         x, mean, _, _ = band(line, panel.log)
         axes.plot(x, mean, color=FAINT, linewidth=0.8, zorder=1)
@@ -95,8 +99,8 @@ def draw_lines(axes: Axes, panel: Panel) -> None:
         axes.plot(x, mean, color=colour(i), linestyle=style(i), label=line.label, zorder=3)
         if len(line.rows) > 1:
             axes.fill_between(x, low, high, color=colour(i), alpha=0.12, linewidth=0, zorder=2)
-        for row in line.diverged:
-            at = line.x[: len(row)]
+        for values in line.diverged:
+            at, row = line.x[: len(values)], np.minimum(values, ceiling)
             axes.plot(at, row, color=colour(i), linestyle=style(i), linewidth=0.8, zorder=3)
             axes.plot(at[-1:], row[-1:], "X", color=colour(i), markersize=7, zorder=4)
     if panel.log:
