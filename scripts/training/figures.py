@@ -89,7 +89,7 @@ def draw_lines(axes: Axes, panel: Panel) -> None:
     A mean ends where the first of its runs does. Runs that diverged are in no mean: each is a thin
     line, with a cross at its end, drawn no higher than ``HIGHEST`` times the other runs.
     """
-    ended = [value for line in panel.lines for row in line.rows for value in row]
+    ended = [v for line in panel.lines for row in line.rows for v in row if math.isfinite(v)]
     ceiling = HIGHEST * max(ended, default=math.inf)
     for line in panel.behind:
         x, mean, _, _ = band(line, panel.log)
@@ -105,8 +105,8 @@ def draw_lines(axes: Axes, panel: Panel) -> None:
             axes.plot(at[-1:], row[-1:], "X", color=colour(i), markersize=7, zorder=4)
     if panel.log:
         axes.set_yscale("log")
-        low, high = axes.get_ylim()
-        if high < 100 * low:  # few powers of ten are in sight: 2 and 5 times them are named too
+        bottom, top = axes.get_ylim()
+        if top < 100 * bottom:  # few powers of ten are in sight: 2 and 5 times them are named too
             axes.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
             for set_formatter in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
                 set_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
