@@ -313,11 +313,11 @@ class Comparison:
         for _, group in groupby(record["variants"], lambda variant: variant["panel"]):
             for i, variant in enumerate(group):
                 runs = _finished(variant)
-                ends = [
+                left, right = (
                     _mean_and_error([100 * run[name] for run in runs]) if runs else None
                     for name in ("train_accuracy", "test_accuracy")
-                ]
-                bars.append(Bar(variant["name"], *ends, _diverged(variant), i == 0))
+                )
+                bars.append(Bar(variant["name"], left, right, _diverged(variant), i == 0))
         return bars
 
     @staticmethod

@@ -267,7 +267,7 @@ COMPARISONS = [
         curves=[TRAINING_LOSS],
     ),
 ]  # fmt: skip
-PLOTS = [
+PLOTS: list[Experiment] = [
     ActivationFunctions(
         "activation-functions",
         "Every activation of scratch_layers of one variable, and its derivative, as its backward "
@@ -283,4 +283,5 @@ PLOTS = [
         "there.",
     ),
 ]
-EXPERIMENTS: dict[str, Experiment] = {each.name: each for each in [*COMPARISONS, *PLOTS]}
+EACH: list[Experiment] = [*COMPARISONS, *PLOTS]
+EXPERIMENTS = {each.name: each for each in EACH}

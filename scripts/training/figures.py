@@ -73,7 +73,7 @@ def colour(i: int) -> str:
     return COLOURS[i % len(COLOURS)]
 
 
-def style(i: int) -> str | tuple[int, tuple[float, ...]]:
+def style(i: int) -> Any:
     """That of the i-th line of a chart: each is another one than the colour's last use had."""
     return STYLES[(i + 2 * (i // len(COLOURS))) % len(STYLES)]
 

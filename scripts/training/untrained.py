@@ -29,6 +29,7 @@ from scratch_optim.lr_scheduler import (
     CosineAnnealingLR,
     ExponentialLR,
     LinearLR,
+    LRScheduler,
     SequentialLR,
 )
 from training.comparison import Asked, Curves, Record
@@ -106,7 +107,10 @@ T = STEPS
 
 
 def _sequence(optimizer: Any) -> Any:
-    parts = [LinearLR(optimizer, 0.1, total_iters=20), CosineAnnealingLR(optimizer, 80)]
+    parts: list[LRScheduler] = [
+        LinearLR(optimizer, 0.1, total_iters=20),
+        CosineAnnealingLR(optimizer, 80),
+    ]
     return SequentialLR(optimizer, parts, [20])
 
 
@@ -355,8 +359,8 @@ class Landscapes:
             for name, way in ways.items():
                 recent = [max(way["values"][i : i + LAST]) for i in range(WALK + 2 - LAST)]
                 lines.append(Line(name, range(LAST - 1, WALK + 1), [recent]))
-            y = f"f - min f, highest of {LAST} steps"
-            draw_lines(below, Panel(landscape.title.split(":")[1], lines, "step", y, True))
+            label = f"f - min f, highest of {LAST} steps"
+            draw_lines(below, Panel(landscape.title.split(":")[1], lines, "step", label, True))
             below.set_ylim(bottom=1e-10)
         _legend_below(drawn, list(WALKERS))
         return drawn
