@@ -121,6 +121,8 @@ class Comparison:
     options: dict[str, Any] = field(default_factory=dict)
     on_cifar10: dict[str, Any] = field(default_factory=dict)
     curves: Sequence[Curve] = (TRAINING_LOSS, VALIDATION_ERROR)
+    legend: str = ""
+    """What the labels are, where they are numbers."""
     seeds: int = 3
     target: float = 0.95
     """Validation accuracy of the digits, 0..1; the epochs to it are counted."""
@@ -275,7 +277,7 @@ class Comparison:
             columns = count if count > 1 else len(panels)
         rows = math.ceil(count * len(panels) / columns)
         bars = self._bars(record)
-        right = 2.2 + 0.065 * max(len(bar.label) for bar in bars)
+        right = 2.6 + 0.06 * max(len(bar.label) for bar in bars)
         drawn = figure(3.1 * columns + right, max(2.6 * rows, 0.19 * len(bars) + 1.3))
         places = drawn.add_gridspec(rows, columns + 1, width_ratios=[3.1] * columns + [right])
         for k, of_curve in enumerate(panels):
@@ -287,7 +289,7 @@ class Comparison:
                 if k:
                     axes.set_title("")  # as above
                 else:
-                    axes.legend(ncols=2 if len(panel.lines) > 5 else 1)
+                    axes.legend(title=self.legend, ncols=2 if len(panel.lines) > 5 else 1)
                 if first is not None and i % columns:  # the scale stands on the left
                     axes.tick_params(which="both", labelleft=False)
                     axes.set_ylabel("")

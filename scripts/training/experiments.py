@@ -185,6 +185,7 @@ COMPARISONS = [
         FEW,
         MORE,
         curves=[TRAINING_LOSS, VALIDATION_LOSS],
+        legend="dropout",
         seeds=5,
         target=0.8,
     ),
@@ -238,6 +239,7 @@ COMPARISONS = [
         by("warmup", (0, 1, 3, 5)),
         {"hidden": (64,) * 8, "lr": 0.02, "schedule": "cosine", "epochs": 10},
         curves=[LOSS_OF_STEPS, GRADIENT_NORM],
+        legend="warm-up, epochs",
         seeds=5,
     ),
     Comparison(
@@ -265,6 +267,7 @@ COMPARISONS = [
         ],
         {**SGD, "epochs": 10},
         curves=[TRAINING_LOSS],
+        legend="batch size",
     ),
 ]  # fmt: skip
 PLOTS: list[Experiment] = [

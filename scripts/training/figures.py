@@ -34,6 +34,7 @@ STYLE: dict[Any, Any] = {
     "grid.color": "#E8E8E8",
     "grid.linewidth": 0.7,
     "legend.fontsize": 7.5,
+    "legend.title_fontsize": 7.5,
     "legend.framealpha": 0.6,
     "legend.edgecolor": "none",
     "lines.linewidth": 1.4,
