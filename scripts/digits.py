@@ -153,13 +153,13 @@ def draw(report: dict[str, Any]) -> Figure:
             mean = 100 * np.array([np.mean(column) for column in columns])
             deviation = 100 * np.array([np.std(column, ddof=1) for column in columns])
             axes.plot(epochs, mean, color=color, label=f"{part} images: mean, deviation")
-            low, high = mean - deviation, np.minimum(mean + deviation, 100)
-            axes.fill_between(epochs, low, high, color=color, alpha=0.2, linewidth=0)
+            band = mean - deviation, np.minimum(mean + deviation, 100)
+            axes.fill_between(epochs, *band, color=color, alpha=0.2, linewidth=0)
         figures = {key: Summary(**found) for key, found in recipe["figures"].items()}
         tested, gap = figures["test_accuracy"], figures["gap"]
-        low, mean, high = (100 * value for value in (tested.low, tested.mean, tested.high))
+        low, middle, high = (100 * value for value in (tested.low, tested.mean, tested.high))
         label = "test images, final weights: mean, 95 % interval"
-        axes.axhline(mean, color="tab:green", linestyle="--", label=label)
+        axes.axhline(middle, color="tab:green", linestyle="--", label=label)
         axes.axhspan(low, high, color="tab:green", alpha=0.2, linewidth=0)
         axes.axhline(100 * ACCURACY, color="grey", linestyle=":", label="asked for")
         ends = [length for length in lengths if length < recipe["config"]["epochs"]]
@@ -167,7 +167,7 @@ def draw(report: dict[str, Any]) -> Figure:
             style = {"color": "black", "marker": "|", "linestyle": "", "markersize": 10}
             axes.plot(ends, [LOWEST] * len(ends), **style, label="a run stops", clip_on=False)
         axes.set_title(
-            f"{name}\ntest {mean:.2f} ± {100 * tested.half_width:.2f} %, "
+            f"{name}\ntest {middle:.2f} ± {100 * tested.half_width:.2f} %, "
             f"gap {100 * gap.mean:.2f} ± {100 * gap.half_width:.2f} points",
             fontsize="medium",
         )
