@@ -91,6 +91,8 @@ def load(
     say: Callable[[str], object] = print,
     holdout: bool = True,
     imbalance: float = 1.0,
+    images: int = 0,
+    label_noise: float = 0.0,
 ) -> Data:
     """Read ``"digits"`` or ``"cifar10"`` and split it.
 
@@ -101,6 +103,8 @@ def load(
         say: is told what takes long.
         holdout: set validation images aside; otherwise there are none, and all train.
         imbalance: see :func:`long_tail`. Validation and test images stay as they are.
+        images: train on so many of the images only, see :func:`few`; 0: on all.
+        label_noise: see :func:`with_noise`. Validation and test labels stay as they are.
 
     Raises:
         UsageError: the data are missing or damaged, or leave a class without images.
@@ -117,7 +121,12 @@ def load(
         kept, held = torch.arange(len(train.labels)), torch.arange(0)
     if imbalance < 1:
         kept = kept[long_tail(train.labels[kept], imbalance, len(classes))]
-    training = Split(train.images[kept], train.labels[kept])
+    if images:
+        kept = kept[few(train.labels[kept], images, seed)]
+    labels = train.labels[kept]
+    if label_noise:
+        labels = with_noise(labels, label_noise, len(classes), seed)
+    training = Split(train.images[kept], labels)
     mean, std = moments(training.images)
     checksum = _checksum(train, test)
     validation = Split(train.images[held], train.labels[held])
@@ -175,6 +184,54 @@ def long_tail(labels: Tensor, imbalance: float, classes: int) -> Tensor:
             )
         kept.append(own[:n])
     return torch.cat(kept).sort().values
+
+
+def few(labels: Tensor, count: int, seed: int) -> Tensor:
+    """Positions of images that are kept, int64, ascending: of each class its share.
+
+    Args:
+        labels: (N,) int64.
+        count: how many, less than N.
+        seed: chooses them.
+
+    Raises:
+        UsageError: there are no more than ``count``, or a class would be left without images.
+    """
+    from sklearn.model_selection import train_test_split
+
+    if count >= len(labels):
+        raise UsageError(
+            f"--train-images {count}: there are {len(labels)}. Give fewer, or leave it out."
+        )
+    try:
+        kept, _ = train_test_split(
+            np.arange(len(labels)), train_size=count, stratify=labels.numpy(), random_state=seed
+        )
+    except ValueError as error:
+        raise UsageError(
+            f"--train-images {count} leaves a class without images ({error}). Give more."
+        ) from error
+    return torch.from_numpy(np.sort(kept))
+
+
+def with_noise(labels: Tensor, share: float, classes: int, seed: int) -> Tensor:
+    """The labels, of which a share, rounded, is exchanged for any of the others.
+
+    C. Zhang et al., "Understanding Deep Learning Requires Rethinking Generalization", ICLR 2017,
+    arXiv:1611.03530: a network can learn such labels too, which is learning by heart.
+
+    Args:
+        labels: (N,) int64.
+        share: 0..1.
+        classes: K.
+        seed: chooses the images and their labels.
+    """
+    dice = torch.Generator().manual_seed(seed)
+    changed = torch.randperm(len(labels), generator=dice)[: round(share * len(labels))]
+    moved = torch.randint(1, classes, (len(changed),), generator=dice)
+    noisy = labels.clone()
+    noisy[changed] = (labels[changed] + moved) % classes
+    return noisy
 
 
 def moments(images: Tensor) -> tuple[Tensor, Tensor]:

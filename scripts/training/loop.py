@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from scratch_layers.regularization import l1_penalty, max_norm_
 from scratch_optim.clip_grad import adaptive_clip_grad_, clip_factor
 from scratch_optim.explain import explain
 from scratch_optim.swa_utils import Lookahead
@@ -50,6 +51,8 @@ def train(
     watch: Watch | None = None,
     testing: bool = True,
     world: World = ALONE,
+    points: Watch | None = None,
+    optimizer: recipes.MakeOptimizer = recipes.build_optimizer,
 ) -> Result:
     """Train, validate after every epoch, test the final weights once.
 
@@ -60,6 +63,9 @@ def train(
         testing: without, no network sees the test images, and what they would say is None in the
             result: for a search, whose choice must not rest on them.
         world: the processes that train together, each of which calls this.
+        points: is given what the curves of TensorBoard are, every ``config.log_every`` steps, with
+            the number of the ``step``. In every process.
+        optimizer: makes it, for one that no option names.
 
     Raises:
         UsageError: the data or the checkpoint cannot be used, or a file cannot be written.
@@ -76,7 +82,14 @@ def train(
     say: Callable[[str], object] = (lambda line: None) if silent else tqdm.write
     data = world.in_turn(
         lambda: load_data(
-            config.dataset, config.data_dir, config.seed, say, config.holdout, config.imbalance
+            config.dataset,
+            config.data_dir,
+            config.seed,
+            say,
+            config.holdout,
+            config.imbalance,
+            config.train_images,
+            config.label_noise,
         )
     )
     steps_per_epoch = len(data.train) // config.batch_size
@@ -93,7 +106,7 @@ def train(
         )
     device = world.device(config.device)
     data = data.to(device)
-    run, network = begin(config, data, world)
+    run, network = begin(config, data, world, optimizer)
     if config.budget and not config.resume:
         measuring = Trainer(config, data, run, None, say, world=world, network=network)
         per_step = budget.seconds_per_step(measuring)
@@ -121,7 +134,7 @@ def train(
         if not config.fsdp:
             board.graph(run.model)
     try:
-        trainer = Trainer(config, data, run, board, say, watch, world, network)
+        trainer = Trainer(config, data, run, board, say, watch, world, network, points)
         trainer.fit()
         if config.patience:
             trainer.go_back_to_the_best()
@@ -180,7 +193,12 @@ def train(
     return result
 
 
-def begin(config: Config, data: Data, world: World = ALONE) -> tuple[Run, nn.Module]:
+def begin(
+    config: Config,
+    data: Data,
+    world: World = ALONE,
+    make_optimizer: recipes.MakeOptimizer = recipes.build_optimizer,
+) -> tuple[Run, nn.Module]:
     """A run before its first step, or where it is resumed, and what to call for its network.
 
     The initial weights come from torch's global generator.
@@ -189,6 +207,7 @@ def begin(config: Config, data: Data, world: World = ALONE) -> tuple[Run, nn.Mod
         config: what to do.
         data: on the device.
         world: the processes that train together.
+        make_optimizer: of the options and the network.
     """
     device = data.mean.device
     model = recipes.build_model(config, len(data.classes), data.train.images.shape[1:])
@@ -200,7 +219,7 @@ def begin(config: Config, data: Data, world: World = ALONE) -> tuple[Run, nn.Mod
     network = recipes.distribute(config, model, world)
     if world.rank:  # other dropout masks than in the first process
         torch.manual_seed((config.seed << 20) + world.rank)
-    optimizer = recipes.build_optimizer(config, model)
+    optimizer = make_optimizer(config, model)
     run = Run(
         model,
         optimizer,
@@ -269,9 +288,10 @@ class Trainer:
         watch: Watch | None = None,
         world: World = ALONE,
         network: nn.Module | None = None,
+        points: Watch | None = None,
     ) -> None:
         self.config, self.data, self.run, self.board, self.say = config, data, run, board, say
-        self.watch, self.world = watch, world
+        self.watch, self.points, self.world = watch, points, world
         self.network = network or run.model  # around the model, where several processes train it
         self.device = data.mean.device
         self.steps_per_epoch = len(data.train) // config.batch_size
@@ -282,6 +302,7 @@ class Trainer:
         self.heads = (torch.rand(len(data.train), generator=coin) < 0.5).to(self.device)
         self.filters = recipes.filters(run.model) if config.normalize_weights else []
         self.fill = data.mean.round()  # of a cutout
+        self.weights = recipes.weights(run.model) if config.l1 or config.max_norm else []
         self.norms = recipes.clipping(config)
         self.part = None if world.size == 1 else world.part(config.batch_size).to(self.device)
         self.class_weights = recipes.weights_of_classes(config, data.train.labels)
@@ -352,7 +373,8 @@ class Trainer:
                     self.board.batch(batch.images, 0)
                 last = run.step + 1 == steps
                 due = last or (run.steps + 1) % config.log_every == 0
-                self.train_step(batch, measure=due and config.tensorboard)
+                shown = config.tensorboard or self.points is not None
+                self.train_step(batch, measure=due and shown)
                 bar.update()
 
                 wanted = config.checkpoint_every and run.steps % config.checkpoint_every == 0
@@ -411,10 +433,15 @@ class Trainer:
 
     def objective(self, logits: Tensor, batch: Batch) -> Tensor:
         """The loss to descend, whose mean over processes is that of the whole batch."""
+        config = self.config
         total: Tensor = self.loss(logits, batch.labels)
         if batch.others is not None:
             total = torch.lerp(self.loss(logits, batch.others), total, batch.share)
-        return total * (self.world.size / batch.weight)
+        total = total * (self.world.size / batch.weight)
+        if config.l1:  # each part of the batch adds its share
+            share = len(batch.labels) * self.world.size / config.batch_size
+            total = total + config.l1 * share * l1_penalty(self.weights)
+        return total
 
     def train_step(self, batch: Batch, measure: bool, pixels: int | None = None) -> None:
         """One step of the optimizer.
@@ -463,6 +490,8 @@ class Trainer:
             before = whole([p.detach().clone() for p in parameters])
         run.scaler.step(run.optimizer)
         run.scaler.update()
+        if config.max_norm:
+            max_norm_(self.weights, config.max_norm)
         if measure:
             after = whole([p.detach() for p in parameters])
             self.measures = {"gradient_norm": norm}
@@ -513,7 +542,7 @@ class Trainer:
             run.loss_sum += loss * size
             run.correct += correct
         mean = sum(loss for loss, _ in counted) / len(counted)
-        if self.board:
+        if self.board or self.points:
             values = {
                 "train/loss": mean,
                 "train/accuracy": sum(right for _, right in counted) / (len(counted) * size),
@@ -526,7 +555,10 @@ class Trainer:
                 values |= probe.memory(self.device)
             else:  # where the host does not run ahead of the device, its clock tells who works
                 values["data_share"] = self.data_seconds / seconds
-            self.board.scalars(values, run.steps)
+            if self.board:
+                self.board.scalars(values, run.steps)
+            if self.points:
+                self.points({"step": run.steps} | values)
         self.window, self.measures, self.data_seconds = [], {}, 0.0
         return mean
 

@@ -63,7 +63,7 @@ ALWAYS: dict[str, Any] = {
     "hidden": (128, 64, 32), "norm_last": False, "init": "he",
     "layers": "scratch", "kernels": "eager", "fused_layers": False,
     "optim": "scratch", "fused": None, "foreach": None,
-    "weight_decay": 0.0, "momentum": 0.0, "nesterov": False,
+    "weight_decay": 0.0, "l1": 0.0, "max_norm": 0.0, "momentum": 0.0, "nesterov": False,
     "clip_grad_norm": 0.0, "clip_grad_value": 0.0, "clip_grad_ratio": 0.0,
     "schedule": "onecycle", "lr_floor": 0.0, "milestones": (0.5, 0.75), "warmup_steps": 0,
     "betas": (), "label_smoothing": 0.0, "seed": 0,
@@ -75,6 +75,7 @@ ALWAYS: dict[str, Any] = {
     "normalize_weights": False, "bias_lr": 1.0, "muon_head": True, "auxiliary_lr": 3e-3,
     "whitening_bias": True,
     "mixup": 0.0, "cutmix": 0.0, "imbalance": 1.0, "class_weights": "none", "focal": 0.0,
+    "train_images": 0, "label_noise": 0.0,
     "average": "none", "ema_decay": 0.999, "accumulate": 1, "patience": 0,
     "sync_batchnorm": None, "fsdp": False, "results": None,
 }  # fmt: skip
@@ -122,8 +123,8 @@ NEWER = (
     "padding", "activation", "norm", "holdout", "tta", "normalize_weights", "bias_lr",
     "muon_head", "auxiliary_lr", "whitening_bias", "mixup", "cutmix", "imbalance",
     "class_weights", "focal", "average", "ema_decay", "accumulate", "patience", "sync_batchnorm",
-    "fsdp", "results", "explain", "hidden", "norm_last", "init", "gap",
-    "betas", "lr_floor", "milestones", "warmup_steps",
+    "fsdp", "results", "explain", "hidden", "norm_last", "init", "gap", "l1", "max_norm",
+    "train_images", "betas", "lr_floor", "milestones", "warmup_steps", "label_noise",
 )  # fmt: skip
 """Not in older checkpoints, which mean the default."""
 TUPLES = ("augment", "resolutions", "hidden", "betas", "milestones")
@@ -149,6 +150,8 @@ class Config:
     padding: int  # pixels of the crop; 0: an eighth of the width
     mixup: float  # α of Beta(α, α), from which the share of an image is drawn; 0: off
     cutmix: float  # likewise
+    train_images: int  # so many of those that are not set aside, chosen by the seed; 0: all
+    label_noise: float  # share of the training labels that are drawn anew, 0..1
     imbalance: float  # training images of the rarest class by those of the most frequent
     resolutions: tuple[int, ...]  # height and width in equal parts of the run; (): as they are
     tta: bool  # the mean over six views at the end
@@ -172,6 +175,8 @@ class Config:
     betas: tuple[float, ...]  # β1 and β2 of Adam and its like; (): the optimizer's own
     nesterov: bool
     weight_decay: float
+    l1: float  # λ₁ of a penalty λ₁ Σ |w| on the weights that decay; 0: none
+    max_norm: float  # longest incoming weights of a unit; 0: any
     normalize_weights: bool  # filters have a mean square length of 1 before every step
     bias_lr: float  # of biases and normalizations, times that of the weights
     muon_head: bool  # the classifier is Muon's; otherwise AdamW's
@@ -474,16 +479,18 @@ def _check(c: Config, again: bool) -> None:
     for name in ("lr", "bias_lr", "auxiliary_lr"):
         value = getattr(c, name)
         refuse_unless(value > 0 and math.isfinite(value), name, "give a finite number above 0.")
-    for name in ("weight_decay", "warmup", "budget", "mixup", "cutmix", "focal", *CLIPS):
+    amounts = ("weight_decay", "l1", "max_norm", "warmup", "budget", "mixup", "cutmix", "focal")
+    for name in (*amounts, *CLIPS):
         value = getattr(c, name)
         refuse_unless(value >= 0 and math.isfinite(value), name, "give a finite number, 0 or more.")
-    for name in ("momentum", "dropout", "label_smoothing", "ema_decay", "lr_floor"):
+    for name in ("momentum", "dropout", "label_smoothing", "ema_decay", "lr_floor", "label_noise"):
         refuse_unless(0 <= getattr(c, name) < 1, name, "give a number in [0, 1).")
     refuse_unless(0 < c.epochs < 2**20, "epochs", "give a number above 0 and below 2**20.")
     for name in ("batch_size", "log_every", "accumulate"):
         refuse_unless(getattr(c, name) >= 1, name, "give a whole number, 1 or more.")
     counts = (
         "checkpoint_every", "pictures_every", "explain", "padding", "patience", "warmup_steps",
+        "train_images",
     )  # fmt: skip
     for name in counts:
         refuse_unless(getattr(c, name) >= 0, name, "give a whole number, 0 or more.")
@@ -540,6 +547,13 @@ def _check(c: Config, again: bool) -> None:
         "muon_head",
         f"{c.optimizer} has no part of Muon. Leave it out, or use --optimizer muon.",
     )
+    for name in ("l1", "max_norm"):
+        refuse_unless(
+            not (getattr(c, name) and c.fsdp),
+            name,
+            "it needs whole weights, of which --fsdp leaves each process a part. Leave one of them "
+            "out.",
+        )
     perceptron = c.model in PERCEPTRONS
     only_mlp = "Only --model mlp has it."
     for name, used, remedy in (
@@ -778,6 +792,20 @@ def parser() -> argparse.ArgumentParser:
         "each batch (default: 0)",
     )
     g.add_argument(
+        "--train-images",
+        type=int,
+        metavar="N",
+        help="train on N of the training images only, drawn by the seed with equal shares of each "
+        "class; 0 is all (default: 0)",
+    )
+    g.add_argument(
+        "--label-noise",
+        type=float,
+        metavar="SHARE",
+        help="give this share of the training images another label, drawn by the seed: what can "
+        "only be learned by heart (default: 0)",
+    )
+    g.add_argument(
         "--imbalance",
         type=float,
         metavar="RATIO",
@@ -918,6 +946,21 @@ def parser() -> argparse.ArgumentParser:
         metavar="WD",
         help="of weights, not of biases and normalizations (default: "
         f"{_listed('weight_decay')}; rprop has none)",
+    )
+    g.add_argument(
+        "--l1",
+        type=float,
+        metavar="LAMBDA",
+        help="add LAMBDA times the sum of the absolute weights to the loss, of the weights that "
+        "decay; with the --weight-decay of an optimizer that couples it, an elastic net "
+        "(default: 0)",
+    )
+    g.add_argument(
+        "--max-norm",
+        type=float,
+        metavar="NORM",
+        help="after each step, scale the incoming weights of each unit to this length at most; 0 "
+        "is off (default: 0)",
     )
     g.add_argument(
         "--bias-lr",

@@ -35,6 +35,7 @@ from training.options import (
     own_optimizer,
 )
 
+MakeOptimizer = Callable[[Config, nn.Module], Optimizer]
 CLASS_NAMES = {name.lower(): name for name in scratch_optim.__all__ if name.lower() in OPTIMIZERS}
 GROUPS = ("weights", "biases and normalizations")  # the optimizer's groups, in this order
 WHITENED = 5000
@@ -204,6 +205,12 @@ def filters(model: nn.Module) -> list[Tensor]:
     """The weights of the convolutions that learn."""
     found = [m.weight for m in model.modules() if isinstance(m, nn.Conv2d)]
     return [w for w in found if w.requires_grad]
+
+
+def weights(model: nn.Module) -> list[Tensor]:
+    """Those that decay: no biases, no normalizations, nothing frozen."""
+    found: list[Tensor] = decay_groups(model, 1.0)[0]["params"]
+    return found
 
 
 @torch.no_grad()
