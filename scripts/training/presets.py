@@ -100,7 +100,8 @@ PRESETS["production"] = RESNET18 | {
 # For scripts/digits.py: a multilayer perceptron, whose weight decay is an L2 penalty (Adam's is).
 # Dropout of 0.1, 0.2 and 0.3, decay of 1e-4, 1e-3 and 1e-2 and learning rates of 1e-3 and 3e-3 were
 # tried with the seeds 100 to 104. Of the three with the highest mean validation accuracy, 99.44 %,
-# this has the lowest training accuracy, 99.83 %, and so the smallest gap.
+# this has the lowest training accuracy, 99.83 %, and so the smallest gap. (Before that search was
+# complete the test images were seen once with a dropout of 0.1: 98.06 %, a gap of 1.87 points.)
 PRESETS["digits"] = {
     "dataset": "digits", "model": "mlp", "hidden": (128, 64, 32), "norm": "batch", "dropout": 0.3,
     "augment": (), "epochs": 100, "batch_size": 64, "optimizer": "adam", "lr": 3e-3,
