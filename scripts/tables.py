@@ -314,6 +314,30 @@ def board() -> str:
     return markdown(header, lines)
 
 
+def challenge(content: dict[str, Any]) -> str:
+    """Return how the recipes of the digits do, with 95 % intervals over the seeds."""
+
+    def interval(figure: dict[str, float], unit: str) -> str:
+        return f"{100 * figure['mean']:.2f} ± {50 * (figure['high'] - figure['low']):.2f}{unit}"
+
+    lines = [
+        [
+            name,
+            f"{recipe['figures']['test_accuracy']['n']}",
+            f"**{interval(recipe['figures']['test_accuracy'], ' %')}**",
+            interval(recipe["figures"]["train_accuracy"], " %"),
+            interval(recipe["figures"]["gap"], " points"),
+            f"{recipe['figures']['epochs']['mean']:.0f}",
+            f"{recipe['figures']['train_seconds']['mean']:.1f} s",
+        ]
+        for name, recipe in content["recipes"].items()
+    ]
+    header = [
+        "recipe", "seeds", "test accuracy", "training accuracy", "gap", "epochs", "training",
+    ]  # fmt: skip
+    return f"{markdown(header, lines)}\n\n{caption(content)}"
+
+
 def explain(content: dict[str, Any]) -> str:
     """Return what it costs to explain an optimizer, and to have explained it."""
     header = [
@@ -468,6 +492,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "steps": step_times,
     "board": board,
     "memory": memory,
+    "challenge": lambda: challenge(report("digits-challenge")),
 }
 """Those that no benchmark makes."""
 

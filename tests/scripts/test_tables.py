@@ -148,6 +148,16 @@ def test_each_figure_of_explaining_is_in_its_place():
     assert "Abacus, 7 threads" in text
 
 
+def test_a_recipe_of_the_digits_stands_with_its_intervals():
+    figure = {"n": 4, "mean": 0.98, "low": 0.97, "high": 0.99}
+    names = ("test_accuracy", "train_accuracy", "gap", "epochs", "train_seconds")
+    figures = {name: figure | {"mean": 0.5 + i} for i, name in enumerate(names)}
+    text = tables.challenge({"machine": MACHINE, "recipes": {"plain": {"figures": figures}}})
+    assert cells(text.partition("\n\n")[0])[1] == [
+        "plain", "4", "**50.00 ± 1.00 %**", "150.00 ± 1.00 %", "250.00 ± 1.00 points", "4", "4.5 s",
+    ]  # fmt: skip
+
+
 class Example:
     def method(self, x: int) -> int:
         """Say something."""
