@@ -51,7 +51,7 @@ PRESETS["air96"] = PRESETS["air95"] | {
 # records have it.
 PRESETS["cpu5m"] = PRESETS["air94"] | {
     "model": "air_tiny", "batch_size": 500, "lr": 0.12, "budget": 300.0,
-    "resolutions": (20, 26, 32), "whitening_bias": False,
+    "resolutions": (20, 26, 32), "whitening_bias": False, "auxiliary_lr": 0.03,
 }  # fmt: skip
 
 # What large networks were trained with, on CIFAR-10. The optimizer, its rates and the curve of the
