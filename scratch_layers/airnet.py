@@ -88,9 +88,8 @@ def pool(x: Tensor) -> Tensor:
     The values are those of ``MaxPool2d(2)``. Where several are largest they share the gradient,
     which there is the first one's. Of four views Inductor makes vector code for a CPU, of
     ``max_pool2d``'s derivative it does not: with that, forward and backward of ``air_tiny`` (500
-    images of 32x32, bfloat16, channels_last, 2 threads of an AMX Xeon, torch 2.15) took 223 ms, with
-    this 193 ms.
-    On a GPU the derivative is one kernel.
+    images of 32x32, bfloat16, channels_last, 2 threads of an AMX Xeon, torch 2.15) took 223 ms,
+    with this 193 ms. On a GPU the derivative is one kernel.
     """
     if x.is_cuda:
         return F.max_pool2d(x, 2)
