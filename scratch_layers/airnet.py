@@ -98,6 +98,14 @@ def pool(x: Tensor) -> Tensor:
     return torch.maximum(torch.maximum(a, b), torch.maximum(c, d))
 
 
+class Pool(nn.Module):
+    """:func:`pool` as a layer, which those who look into the network find."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C, H // 2, W // 2)."""
+        return pool(x)
+
+
 class AirNet(nn.Module):
     """The network above.
 
@@ -181,6 +189,7 @@ class Group(nn.Module):
         depth: int,
     ) -> None:
         super().__init__()
+        self.pool = Pool()
         self.conv = nn.ModuleList(conv3x3(before if i == 0 else after, after) for i in range(depth))
         self.bn = nn.ModuleList(norm(after) for _ in range(depth))
         self.gelu = act()
@@ -191,7 +200,7 @@ class Group(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The next maps."""
-        x = self.gelu(self.bn[0](pool(self.conv[0](x))))
+        x = self.gelu(self.bn[0](self.pool(self.conv[0](x))))
         y: Tensor = self.gelu(self.bn[1](self.conv[1](x)))
         if len(self.conv) == 3:
             y = self.gelu(self.bn[2](self.conv[2](y)) + x)

@@ -81,7 +81,7 @@ def test_only_the_optimizer_exchanged_trains_to_the_same_bits(name: str) -> None
         assert ours[0] == theirs[0]
         assert all(torch.equal(a, b) for a, b in zip(ours[1], theirs[1], strict=True))
         losses.append(ours[0])
-    assert sum(losses[-5:]) < 0.5 * sum(losses[:5]), "nothing was learned, nothing was tested"
+    assert sum(losses[-5:]) < 0.75 * sum(losses[:5]), "nothing was learned, nothing was tested"
 
 
 def test_only_the_layers_exchanged_stays_within_1e_9_in_float64() -> None:

@@ -186,3 +186,18 @@ def test_literals_are_exact(dtype):
         assert again.dtype == dtype
         assert again.shape == p.shape
         assert_same_bits(again, p, str(shape))
+
+
+def test_a_second_group_has_no_start_of_its_own_which_torchs_adagrad_would_not_heed():
+    hypothesis = pytest.importorskip("hypothesis")
+    subject = Subject(torch.optim.Adagrad, torch.optim.Adagrad)
+    seen = []
+
+    @hypothesis.settings(max_examples=50, database=None, derandomize=True)
+    @hypothesis.given(properties._cases(subject, (torch.float64,), tame=False))
+    def look(case):
+        seen.append(case.second or {})
+        assert "initial_accumulator_value" not in seen[-1]
+
+    look()
+    assert any(seen)

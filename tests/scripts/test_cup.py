@@ -59,7 +59,7 @@ def test_an_optimizer_of_ones_own_is_a_contestant(capsys):
     ("argv", "part"),
     [
         (["norm", "--only", "butter"], "--only butter: choose from batch, group"),
-        (["optimizer", "--only", "sgd", "nowhere:Sign"], "--optimizer: cannot find 'nowhere:Sign'"),
+        (["optimizer", "--only", "sgd", "nowhere:Sign"], "--optimizer nowhere:Sign: cannot find"),
         (["optimizer", "--trials", "0"], "--trials 0: give 1 or more"),
         (["activation", "--lr", "-1"], "--lr -1.0"),
     ],

@@ -11,7 +11,7 @@ from training import recipes
 
 def test_a_run_is_drawn_whatever_its_options(tmp_path, monkeypatch):
     monkeypatch.setattr("training.loop.load_data", lambda *args: tiny_data())
-    monkeypatch.setattr(recipes, "build_model", lambda c, k, n: TinyNet(k, n, c.dropout))
+    monkeypatch.setattr(recipes, "build_model", lambda c, k, s: TinyNet(k, s[0], c.dropout))
     drawn = {}
     draw = explain_picture.draw
     monkeypatch.setattr(

@@ -357,7 +357,7 @@ def test_gradient_is_clipped_to_the_given_length(tmp_path, monkeypatch):
     assert max(lengths) <= 0.01 * (1 + 1e-5)
 
 
-def clipped(folder: Path, monkeypatch: pytest.MonkeyPatch, optim: str, **given: Any) -> list[Any]:
+def clipped(folder: Path, optim: str, **given: Any) -> list[Any]:
     """Of each step: names, weights and gradients as the optimizer meets them."""
     seen, real = [], loop.recipes.build_optimizer
 
@@ -371,27 +371,23 @@ def clipped(folder: Path, monkeypatch: pytest.MonkeyPatch, optim: str, **given: 
         )
         return optimizer
 
-    with monkeypatch.context() as patch:
-        patch.setattr(loop.recipes, "build_optimizer", build)
-        train(config(folder, optimizer="sgd", optim=optim, epochs=1, **given))
+    train(config(folder, optimizer="sgd", optim=optim, epochs=1, **given), optimizer=build)
     return seen
 
 
 @pytest.mark.parametrize("optim", ["torch", "scratch"])
-def test_elements_of_the_gradient_are_clipped_to_the_given_size(tmp_path, monkeypatch, optim):
-    free = clipped(tmp_path / "a", monkeypatch, optim)[0]
-    bound = clipped(tmp_path / "b", monkeypatch, optim, clip_grad_value=0.01)[0]
+def test_elements_of_the_gradient_are_clipped_to_the_given_size(tmp_path, optim):
+    free = clipped(tmp_path / "a", optim)[0]
+    bound = clipped(tmp_path / "b", optim, clip_grad_value=0.01)[0]
     assert any((g.abs() > 0.01).any() for _, _, g in free)
     for (_, _, g), (_, _, c) in zip(free, bound, strict=True):
         assert torch.equal(c, g.clamp(-0.01, 0.01))
 
 
 @pytest.mark.parametrize("optim", ["torch", "scratch"])
-def test_filters_are_clipped_to_the_given_ratio_and_the_classifier_is_not(
-    tmp_path, monkeypatch, optim
-):
-    free = clipped(tmp_path / "a", monkeypatch, optim)[0]
-    bound = clipped(tmp_path / "b", monkeypatch, optim, clip_grad_ratio=0.01)[0]
+def test_filters_are_clipped_to_the_given_ratio_and_the_classifier_is_not(tmp_path, optim):
+    free = clipped(tmp_path / "a", optim)[0]
+    bound = clipped(tmp_path / "b", optim, clip_grad_ratio=0.01)[0]
     for (name, w, g), (_, _, c) in zip(free, bound, strict=True):
         if name.startswith("fc."):
             assert torch.equal(c, g)
@@ -467,7 +463,7 @@ def test_gradients_of_parts_add_up_to_that_of_the_batch(tmp_path, monkeypatch):
     seen = {}
     for count in (1, 3):
         options = {"dropout": 0.0, "augment": (), "accumulate": count}
-        seen[count] = clipped(tmp_path / str(count), monkeypatch, "torch", **options)
+        seen[count] = clipped(tmp_path / str(count), "torch", **options)
     for one, three in zip(seen[1], seen[3], strict=True):
         for (_, w, g), (_, v, h) in zip(one, three, strict=True):
             torch.testing.assert_close(v, w, rtol=1e-4, atol=1e-6)  # float32, over six steps
