@@ -391,7 +391,6 @@ def holds_nothing_once_the_graph_is_gone(subject: Subject, case: Case) -> None:
             y.float().sum().backward()
         return reference
 
-    gc.collect()
     was = gc.isenabled()
     gc.disable()  # what goes must go by itself, without the collector of cycles
     try:
