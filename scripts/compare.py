@@ -36,10 +36,11 @@ import torch
 
 from tables import markdown
 from training import figures, options
-from training.checkpoint import write_atomically
 from training.comparison import Asked, Comparison, Record
 from training.errors import InterruptedRunError, UsageError
 from training.experiments import EXPERIMENTS, Experiment
+from training.result import flat_json, write_file
+from training.series import REMEDY
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "compare-digits.json"
@@ -120,29 +121,11 @@ def read(file: Path) -> dict[str, Record]:
     return records
 
 
-def write(file: Path, content: bytes) -> None:
-    """Write a file, atomically, and the folder that it is in.
-
-    Raises:
-        UsageError: it cannot be written.
-    """
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(file, lambda opened: opened.write(content))
-    except OSError as error:
-        raise UsageError(
-            f"cannot write {file}: {error}. Free some space, or choose another --log-dir."
-        ) from error
-
-
 def keep(file: Path, name: str, record: Record) -> None:
     """Put a record among those of a file, in the order of the experiments."""
     records = read(file) | {name: record}
     ordered = {known: records[known] for known in EXPERIMENTS if known in records}
-    text = json.dumps(ordered, indent=1, allow_nan=False)
-    # a list of numbers is a line, not one for each
-    flat = re.sub(r"\[([^][{}]*)\]", lambda found: f"[{' '.join(found[1].split())}]", text)
-    write(file, flat.encode() + b"\n")
+    write_file(file, flat_json(ordered).encode(), REMEDY)
 
 
 def aligned(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -194,8 +177,8 @@ def document(names: Iterable[str]) -> None:
         if name not in records:
             raise UsageError(f"{name}: {RESULTS} does not have it. Run it with --update first.")
         picture = figures.png(partial(EXPERIMENTS[name].draw, records[name]))
-        write(PICTURES / f"{name}.png", picture)
-    write(PAGE, filled(PAGE.read_text(), records).encode())
+        write_file(PICTURES / f"{name}.png", picture, REMEDY)
+    write_file(PAGE, filled(PAGE.read_text(), records).encode(), REMEDY)
 
 
 @contextlib.contextmanager
@@ -244,7 +227,7 @@ def run(experiments: Sequence[Experiment], given: dict[str, Any], update: bool) 
         record = experiment.measure(asked)
         picture = figures.png(partial(experiment.draw, record))
         keep(folder / "results.json", experiment.name, record)
-        write(folder / f"{experiment.name}.png", picture)
+        write_file(folder / f"{experiment.name}.png", picture, REMEDY)
         if board:
             log(folder / experiment.name, experiment, record, picture)
         if update:

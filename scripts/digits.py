@@ -23,8 +23,6 @@ it, and a picture made from the report. The same command goes on after an interr
 from __future__ import annotations
 
 import argparse
-import json
-import re
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -39,6 +37,7 @@ from benchmark import machine
 from training import series
 from training.errors import DivergedError, InterruptedRunError, UsageError
 from training.options import parser as options_of_a_run
+from training.result import flat_json
 from training.statistics import Summary, summarize, welch
 
 ROOT = Path(__file__).parent.parent
@@ -179,12 +178,6 @@ def draw(report: dict[str, Any]) -> Figure:
     return figure
 
 
-def as_text(report: dict[str, Any]) -> str:
-    """As JSON, in which a list of numbers is a line."""
-    text = json.dumps(report, indent=1)
-    return re.sub(r"\[[-\d.,\s]+\]", lambda found: " ".join(found[0].split()), text) + "\n"
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Train both recipes, print the table, write report and picture. Returns the exit code."""
     p = argparse.ArgumentParser(
@@ -219,7 +212,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "recipes": recipes,
         }
         print(table(report))
-        own.report.write_text(as_text(report))
+        own.report.write_text(flat_json(report))
         draw(report).savefig(own.picture, dpi=120)
     except UsageError as error:
         print(f"digits.py: error: {error}", file=sys.stderr)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -185,37 +185,6 @@ def draw_bars(axes: Axes, bars: Sequence[Bar], title: str, x: str, names: tuple[
         handles=marks, loc="upper center", bbox_to_anchor=(0.5, 0), borderaxespad=3.9, ncols=2,
         frameon=False,
     )  # fmt: skip
-
-
-def grid(panels: Sequence[Panel], columns: int, size: tuple[float, float]) -> Figure:
-    """A figure of panels, row by row.
-
-    Args:
-        panels: in their order.
-        columns: in a row.
-        size: width and height of a panel in inches.
-    """
-    rows = math.ceil(len(panels) / columns)
-    drawn = figure(size[0] * columns, size[1] * rows)
-    places = drawn.subplots(rows, columns, squeeze=False)
-    for axes, panel in zip(places.flat, panels, strict=False):
-        draw_lines(axes, panel)
-    for axes in list(places.flat)[len(panels) :]:
-        axes.set_axis_off()
-    return drawn
-
-
-def without_jumps(values: Iterable[float], most: float) -> list[float]:
-    """The values, with nan before each that is further than ``most`` from the one before it.
-
-    So that no line is drawn where a function jumps.
-    """
-    kept: list[float] = []
-    before = math.nan
-    for value in values:
-        kept.append(math.nan if abs(value - before) > most else value)
-        before = value
-    return kept
 
 
 def png(draw: Callable[[], Figure]) -> bytes:

@@ -363,5 +363,6 @@ def clipping(config: Config) -> ModuleType:
 
 def units(model: nn.Module) -> list[nn.Parameter]:
     """The parameters whose gradients adaptive clipping clips: all but the classifier's."""
-    layers = [m for m in model.modules() if m is not classifier(model)]
+    head = classifier(model)
+    layers = [m for m in model.modules() if m is not head]
     return [p for layer in layers for p in layer.parameters(recurse=False)]

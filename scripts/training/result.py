@@ -13,6 +13,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -127,12 +128,26 @@ def write_json(file: Path, content: dict[str, Any], remedy: str) -> None:
     Raises:
         UsageError: it cannot be written.
     """
-    text = json.dumps(content, indent=2) + "\n"
+    write_file(file, json.dumps(content, indent=2).encode() + b"\n", remedy)
+
+
+def write_file(file: Path, content: bytes, remedy: str) -> None:
+    """The same for what is no JSON, or has another form."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(file, lambda opened: opened.write(text.encode()))
+        write_atomically(file, lambda opened: opened.write(content))
     except OSError as error:
         raise UsageError(f"cannot write {file}: {error}. {remedy}") from error
+
+
+def flat_json(content: dict[str, Any]) -> str:
+    """``content`` as JSON in which a list of numbers is a line, not one for each.
+
+    Raises:
+        ValueError: a number is not finite, for which JSON has no word.
+    """
+    text = json.dumps(content, indent=1, allow_nan=False)
+    return re.sub(r'\[[^][{}"]+\]', lambda found: " ".join(found[0].split()), text) + "\n"
 
 
 def load(folder: Path) -> dict[str, Any] | None:

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 import digits
+from training.result import flat_json
 from training.statistics import summarize
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
@@ -74,7 +75,7 @@ def test_the_challenge_is_met_by_both_figures_only():
 
 def test_a_report_is_json_with_a_list_of_numbers_on_a_line():
     report = {"a": [1, -2.5e-3], "b": {"c": [[0.5], [0.25, 1.0]], "d": "x"}, "e": []}
-    text = digits.as_text(report)
+    text = flat_json(report)
     assert json.loads(text) == report
     assert '"a": [ 1, -0.0025 ],' in text
 
