@@ -31,6 +31,7 @@ from typing import TypedDict
 from torch import Tensor, nn
 
 from scratch_layers import init
+from scratch_layers.convolution import Conv3x3
 from scratch_layers.dropout import linear_decay
 from scratch_layers.namespace import Namespace, activation, take
 
@@ -195,6 +196,8 @@ class Staged(nn.Module):
 
 def conv3x3(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:
     """A 3x3 convolution without bias: the normalization after it subtracts any bias again."""
+    if stride == 1:
+        return Conv3x3(in_channels, out_channels)
     return nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False)
 
 

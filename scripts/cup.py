@@ -12,6 +12,8 @@ All other options are those of cifar10.py and hold for all of them.
 
 The results are lines of ``OUT/results.jsonl``; scripts/leaderboard.py makes the ranking, with
 confidence intervals and tests. A cup that was interrupted goes on when the same command is given.
+``--json FILE`` keeps the ranking, with what was found by the searches and every test accuracy;
+scripts/tables.py writes docs/optimizers/index.md and docs/layers/index.md from such files.
 """
 
 from __future__ import annotations
@@ -21,18 +23,25 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import optuna
+import torch
 
 import cifar10
 import leaderboard
 import tune
+from benchmark import machine
 from training.distributed import ALONE
 from training.errors import InterruptedRunError, UsageError
 from training.options import ACTIVATIONS, NORMS, OPTIMIZERS, is_own, own_optimizer
+from training.result import flat_json, write_file
 
 CUPS = {"optimizer": OPTIMIZERS, "norm": NORMS, "activation": ACTIVATIONS}
 """Of each option that a cup may be about, the contestants."""
+SEARCHED = ("lr", "weight_decay", "momentum")
+"""What the searches are over, as far as an optimizer has it."""
+REMEDY = "Give the same command with another --json: all results are kept."
 
 
 def parser() -> argparse.ArgumentParser:
@@ -56,6 +65,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--seeds", type=int, default=10, help="of each training (default: %(default)s)")
     p.add_argument("--out", type=Path, metavar="DIR", help="(default: runs/cup-ABOUT)")
     p.add_argument("--report", action="store_true", help="train nothing, rank what there is")
+    p.add_argument(
+        "--json", type=Path, metavar="FILE", help="keep the ranking as JSON (default: no)"
+    )
     return p
 
 
@@ -88,9 +100,48 @@ def contest(own: argparse.Namespace, name: str, rest: Sequence[str], results: Pa
 
 
 def rank(own: argparse.Namespace, results: Path) -> int:
-    """Print the ranking, and write it as Markdown and HTML. Returns the exit code."""
+    """Print the ranking, and write it as Markdown, HTML and JSON. Returns the exit code."""
     pages = ["--markdown", str(own.out / "ranking.md"), "--html", str(own.out / "ranking.html")]
-    return leaderboard.main([str(results), "--by", own.about, *pages])
+    code = leaderboard.main([str(results), "--by", own.about, *pages])
+    if own.json and code == 0:
+        write_file(own.json, flat_json(report(own, results)).encode(), REMEDY)
+    return code
+
+
+def report(own: argparse.Namespace, results: Path) -> dict[str, Any]:
+    """The ranking, what the searches found, and the accuracies of all seeds.
+
+    Args:
+        own: the options of the cup.
+        results: its lines, all on the same data.
+    """
+    runs, _ = leaderboard.read([results])
+    (ranking,) = leaderboard.rank(runs, [own.about])
+    rows = []
+    for row in ranking.rows:
+        theirs = [run for run in runs if run.option(own.about) == row.what]
+        rows.append(
+            {
+                own.about: row.what,
+                "rank": row.rank,
+                "like_leader": row.like_leader,
+                "options": {name: theirs[0].option(name) for name in SEARCHED},
+                "test_accuracy": row.summary.mean,
+                "half_width": row.summary.half_width if row.summary.n > 1 else None,
+                "train_seconds": row.seconds,
+                "test_accuracies": [run.number("test_accuracy") for run in theirs],
+            }
+        )
+    shared = ("dataset", "model", "optimizer", "epochs", "batch_size", "schedule", "augment")
+    common = {name: runs[0].option(name) for name in shared if name != own.about}
+    return {
+        "cup": own.about,
+        "machine": machine(torch.device(runs[0].option("device"))),
+        "trials": own.trials,
+        "seeds": own.seeds,
+        "common": common,
+        "rows": rows,
+    }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -109,6 +160,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         for option in ("trials", "seeds"):
             if getattr(own, option) < 1:
                 raise UsageError(f"--{option} {getattr(own, option)}: give 1 or more.")
+        if own.json and own.report:
+            raise UsageError(
+                f"--json {own.json}: it says how many trials there were, which --report does not "
+                "know. Give the command of the cup: what is finished is not done again."
+            )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             optuna.logging.set_verbosity(optuna.logging.ERROR)  # trials are told of by tune.py

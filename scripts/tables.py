@@ -28,6 +28,7 @@ import torch
 
 import scratch_optim
 from scratch_optim import Adam, Optimizer
+from training.statistics import summarize
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -246,27 +247,36 @@ def training(content: dict[str, Any]) -> str:
 
 
 def runs() -> str:
-    """Return the training runs whose ``result.json`` was kept."""
+    """Return the training runs that were kept: a ``result.json``, or a series as ``.jsonl``."""
     lines = []
-    for path in sorted((RESULTS / "runs").glob("*.json")):
-        run = json.loads(path.read_text())
+    for path in sorted((RESULTS / "runs").glob("*.json*")):
+        text = path.read_text()
+        series = [json.loads(x) for x in (text.splitlines() if path.suffix == ".jsonl" else [text])]
+        run = series[0]
         config, views = run["config"], run.get("test_accuracy_tta") is not None
         lines.append(
             [
                 config["dataset"] if config["dataset"] == "digits" else "CIFAR-10 (JPEG q75)",
-                f"{config['model']}, {config['optimizer']}",
+                (f"{config['preset']}: " if config.get("preset") else "")
+                + f"{config['model']}, {config['optimizer']}",
                 f"{config['layers']}{', compiled' if config['kernels'] == 'compiled' else ''}"
                 f" / {config['optim']}{', fused' if config['fused'] else ''}",
-                str(config["seed"]),
-                str(run["epochs"]),
-                f"**{run['test_accuracy']:.2%}**"
-                + (f" ({run['test_accuracy_tta']:.2%} by six views)" if views else ""),
-                f"{run['train_seconds']:.0f} s",
+                ", ".join(str(x["config"]["seed"]) for x in series),
+                f"{statistics.fmean(x['epochs'] for x in series):.3g}",
+                f"**{_accuracy(series, 'test_accuracy')}**"
+                + (f" ({_accuracy(series, 'test_accuracy_tta')} by six views)" if views else ""),
+                f"{statistics.fmean(x['train_seconds'] for x in series):.0f} s",
                 run["versions"]["device"],
             ]
         )
     header = ["data", "model", "layers / optimizer", "seed", "epochs", "test accuracy", "training"]
     return markdown([*header, "on"], lines)
+
+
+def _accuracy(series: Sequence[dict[str, Any]], name: str) -> str:
+    """The mean; of several with the half width of its 95 % interval, in points."""
+    found = summarize([run[name] for run in series])
+    return f"{found.mean:.2%}" + (f" ± {100 * found.half_width:.2f}" if found.n > 1 else "")
 
 
 def step_times() -> str:
@@ -314,6 +324,26 @@ def board() -> str:
     return markdown(header, lines)
 
 
+def latencies() -> str:
+    """Return how long a request to a trained network takes, of ``serve-*.json``."""
+    lines = []
+    for path in sorted(RESULTS.glob("serve-*.json")):
+        content = json.loads(path.read_text())
+        promise = content["promise"]["p99"]
+        lines += [
+            [
+                f"{content['model']}, {content['parameters']:,} parameters",
+                name,
+                f"{row['p50']:.2f} ms",
+                f"**{row['p99']:.2f} ms**",
+                f"< {promise:g} ms: {'kept' if row['p99'] < promise else 'missed'}",
+                f"{content['machine']['processor']}, {content['machine']['threads']} threads",
+            ]
+            for name, row in content["ways"].items()
+        ]
+    return markdown(["network", "way", "p50", "p99", "promise of p99", "on"], lines)
+
+
 def challenge(content: dict[str, Any]) -> str:
     """Return how the recipes of the digits do, with 95 % intervals over the seeds."""
 
@@ -336,6 +366,35 @@ def challenge(content: dict[str, Any]) -> str:
         "recipe", "seeds", "test accuracy", "training accuracy", "gap", "epochs", "training",
     ]  # fmt: skip
     return f"{markdown(header, lines)}\n\n{caption(content)}"
+
+
+def cup(about: str) -> str:
+    """Return the ranking of a cup, of ``cup-ABOUT.json`` as scripts/cup.py writes it."""
+    content = report(f"cup-{about}")
+    lines = [
+        [
+            f"{row['rank']}{' †' if row['like_leader'] else ''}",
+            f"`{row[about]}`",
+            f"**{row['test_accuracy']:.2%}** ± {100 * row['half_width']:.2f}",
+            f"{row['options']['lr']:.2g}",
+            f"{row['options']['weight_decay']:.2g}",
+            f"{row['options']['momentum']:.2g}" if row["options"]["momentum"] else "",
+            f"{row['train_seconds']:.2f} s",
+        ]
+        for row in content["rows"]
+    ]
+    header = [
+        "rank", about, "test accuracy", "learning rate", "weight decay", "momentum", "training",
+    ]  # fmt: skip
+    common = ", ".join(
+        f"{name.replace('_', ' ')} {' '.join(value) if isinstance(value, list) else value}"
+        for name, value in content["common"].items()
+    )
+    said = (
+        f"{content['trials']} trials each, mean of {content['seeds']} seeds with 95 % interval. "
+        f"†: cannot be told from the first (Welch's t-test, p > 0.05). {common}. {caption(content)}"
+    )
+    return f"{markdown(header, lines)}\n\n{said}"
 
 
 def explain(content: dict[str, Any]) -> str:
@@ -493,6 +552,10 @@ TABLES: dict[str, Callable[[], str]] = {
     "board": board,
     "memory": memory,
     "challenge": lambda: challenge(report("digits-challenge")),
+    "serve": latencies,
+    "cup-optimizer": lambda: cup("optimizer"),
+    "cup-norm": lambda: cup("norm"),
+    "cup-activation": lambda: cup("activation"),
 }
 """Those that no benchmark makes."""
 

@@ -120,25 +120,28 @@ def changes_of(make: Callable[..., Any], *others: Callable[..., Any]) -> list[Op
     ]
 
 
-def derived(make: Callable[..., Any], *others: Callable[..., Any]) -> list[Options]:
+def derived(
+    make: Callable[..., Any], *others: Callable[..., Any], pairs: bool = False
+) -> list[Options]:
     """Combinations of options that compute something different each.
 
-    The defaults; each option that :func:`changes_of` knows set to something else; all pairs of
-    these; and all together, as far as ``make`` takes them.
+    The defaults; each option that :func:`changes_of` knows set to something else; and all
+    together, as far as ``make`` takes them.
 
     Args:
         make: the optimizer's class.
         others: what must know the options too (a reference).
+        pairs: all pairs of changes too.
     """
     changes = changes_of(make, *others)
     base = required(make)
-    pairs = [{**a, **b} for a, b in itertools.combinations(changes, 2)]
+    couples = [{**a, **b} for a, b in itertools.combinations(changes, 2)] if pairs else []
     together: Options = {}
     for change in changes:
         if accepted(make, base | together | change):
             together |= change
     found: list[Options] = []
-    for options in ({}, *changes, *pairs, together):
+    for options in ({}, *changes, *couples, together):
         whole = base | options
         if whole not in found and accepted(make, whole):
             found.append(whole)

@@ -177,10 +177,18 @@ class Subject:
     @cached_property
     def options(self) -> list[Options]:
         """Combinations of options that compute something different each."""
+        return self._derived(pairs=False)
+
+    @cached_property
+    def combinations(self) -> list[Options]:
+        """These, and all pairs of options: for the checks that compare equations, in float64."""
+        return self._derived(pairs=True)
+
+    def _derived(self, pairs: bool) -> list[Options]:
         if self.given is not None:
             return list(self.given)
         others = [self.reference] if isinstance(self.reference, type) else []
-        return derived(self.cls, *others)
+        return derived(self.cls, *others, pairs=pairs)
 
     @cached_property
     def changes(self) -> list[Options]:

@@ -42,8 +42,11 @@ def _loop(subject: Subject) -> Options:
 def lists_equal_the_loop(subject: Subject) -> None:
     """``foreach=True`` computes what ``foreach=False`` computes, in float32 and float64."""
     subject.need("foreach")
-    for dtype in (torch.float64, torch.float32):
-        for options in subject.options:
+    for dtype, all_options in (
+        (torch.float64, subject.combinations),
+        (torch.float32, subject.options),
+    ):
+        for options in all_options:
             with circumstances(options=describe(options), dtype=dtype):
                 lists, loop = options | {"foreach": True}, options | {"foreach": False}
                 _equal(subject.twins(lists, loop, dtype=dtype))

@@ -24,6 +24,7 @@ from scratch_optim.clip_grad import adaptive_clip_grad_, clip_factor
 from scratch_optim.explain import explain
 from scratch_optim.swa_utils import Lookahead
 from training import budget, checkpoint, probe, recipes
+from training.allocator import keep_freed_memory
 from training.augment import augment, draw_mix
 from training.averaging import Average
 from training.checkpoint import Run
@@ -210,6 +211,8 @@ def begin(
         make_optimizer: of the options and the network.
     """
     device = data.mean.device
+    if device.type == "cpu":
+        keep_freed_memory()
     model = recipes.build_model(config, len(data.classes), data.train.images.shape[1:])
     model.to(device).to(memory_format=_layout(config))
     begun = time.perf_counter()

@@ -73,7 +73,7 @@ ALWAYS: dict[str, Any] = {
     "preset": None, "budget": 0.0, "resolutions": (), "padding": 0, "holdout": True, "tta": False,
     "gap": False,
     "normalize_weights": False, "bias_lr": 1.0, "muon_head": True, "auxiliary_lr": 3e-3,
-    "whitening_bias": True,
+    "ns_steps": 5, "whitening_bias": True,
     "mixup": 0.0, "cutmix": 0.0, "imbalance": 1.0, "class_weights": "none", "focal": 0.0,
     "train_images": 0, "label_noise": 0.0,
     "average": "none", "ema_decay": 0.999, "accumulate": 1, "patience": 0,
@@ -124,7 +124,7 @@ NEWER = (
     "muon_head", "auxiliary_lr", "whitening_bias", "mixup", "cutmix", "imbalance",
     "class_weights", "focal", "average", "ema_decay", "accumulate", "patience", "sync_batchnorm",
     "fsdp", "results", "explain", "hidden", "norm_last", "init", "gap", "l1", "max_norm",
-    "train_images", "betas", "lr_floor", "milestones", "warmup_steps", "label_noise",
+    "train_images", "betas", "lr_floor", "milestones", "warmup_steps", "label_noise", "ns_steps",
 )  # fmt: skip
 """Not in older checkpoints, which mean the default."""
 TUPLES = ("augment", "resolutions", "hidden", "betas", "milestones")
@@ -181,6 +181,7 @@ class Config:
     bias_lr: float  # of biases and normalizations, times that of the weights
     muon_head: bool  # the classifier is Muon's; otherwise AdamW's
     auxiliary_lr: float  # of AdamW beside Muon, peak, per step
+    ns_steps: int  # Muon's
     whitening_bias: bool  # the biases of the whitening layer learn
     fused: bool | None  # None: as the optimizer decides
     foreach: bool | None
@@ -282,6 +283,7 @@ def make_config(**given: Any) -> Config:
             own = {
                 "muon_head",
                 "auxiliary_lr",
+                "ns_steps",
                 "bias_lr",
                 "betas",
                 *(key for options in BY_OPTIMIZER.values() for key in options),
@@ -486,7 +488,7 @@ def _check(c: Config, again: bool) -> None:
     for name in ("momentum", "dropout", "label_smoothing", "ema_decay", "lr_floor", "label_noise"):
         refuse_unless(0 <= getattr(c, name) < 1, name, "give a number in [0, 1).")
     refuse_unless(0 < c.epochs < 2**20, "epochs", "give a number above 0 and below 2**20.")
-    for name in ("batch_size", "log_every", "accumulate"):
+    for name in ("batch_size", "log_every", "accumulate", "ns_steps"):
         refuse_unless(getattr(c, name) >= 1, name, "give a whole number, 1 or more.")
     counts = (
         "checkpoint_every", "pictures_every", "explain", "padding", "patience", "warmup_steps",
@@ -559,6 +561,7 @@ def _check(c: Config, again: bool) -> None:
     for name, used, remedy in (
         ("bias_lr", c.optimizer != "muon", "Beside muon it is --auxiliary-lr."),
         ("auxiliary_lr", c.optimizer == "muon", "Only --optimizer muon has AdamW beside it."),
+        ("ns_steps", c.optimizer == "muon", "Only --optimizer muon orthogonalizes."),
         ("whitening_bias", c.model in airnet.MODELS, f"{c.model} has no whitening layer."),
         ("ema_decay", c.average == "ema", "Only --average ema has a decay."),
         ("lr_floor", c.schedule in HAVE_FLOOR, f"{c.schedule} does not fall to it."),
@@ -984,6 +987,12 @@ def parser() -> argparse.ArgumentParser:
         type=float,
         metavar="LR",
         help="highest learning rate of AdamW beside muon (default: 0.003)",
+    )
+    g.add_argument(
+        "--ns-steps",
+        type=int,
+        metavar="N",
+        help="steps of Newton and Schulz by which muon orthogonalizes (default: 5)",
     )
     g.add_argument(
         "--whitening-bias",

@@ -28,7 +28,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     # Jordan (2024), arXiv:2404.00498, with the optimizer of Jordan et al., "Muon" (2024).
     "air94": {
         "dataset": "cifar10", "model": "air94", "epochs": 8, "batch_size": 2000,
-        "optimizer": "muon", "lr": 0.24, "momentum": 0.6, "weight_decay": 0.0,
+        "optimizer": "muon", "lr": 0.24, "momentum": 0.6, "weight_decay": 0.0, "ns_steps": 3,
         "normalize_weights": True, "muon_head": False, "schedule": "linear",
         "label_smoothing": 0.2, "augment": ("altflip", "crop"), "padding": 2, "tta": True,
         "holdout": False, "channels_last": True, "amp": "auto", "compile": True,
@@ -47,11 +47,14 @@ PRESETS["air96"] = PRESETS["air95"] | {
     "model": "air96", "epochs": 37, "lr": 1.17, "weight_decay": 1.3e-3, "warmup": 3.7,
     "augment": ("altflip", "crop", "cutout"), "padding": 4,
 }  # fmt: skip
-# 300 seconds on two cores: the same, with smaller steps, on small images first, as the newest
-# records have it.
+# 300 seconds on two cores: the same, with smaller batches, on small images first, as the newest
+# records have it. Tried besides, with seed 0 and 45,000 images, by validation accuracy (this one:
+# 88.0 %): batches of 500 with a learning rate of 0.12, 87.7 %; a rate of 0.17 with a cutout of 8
+# pixels, 87.6 %, with a padding of 4, 87.3 %, with both (16 pixels), 86.5 %, with a depth of 3,
+# 86.7 %; all in 32 pixels, 88.0 %; widths of 32, 128 and 256 in 15 to 23 epochs, 86.7 to 87.5 %.
 PRESETS["cpu5m"] = PRESETS["air94"] | {
-    "model": "air_tiny", "batch_size": 500, "lr": 0.12, "budget": 300.0,
-    "resolutions": (20, 26, 32), "whitening_bias": False, "auxiliary_lr": 0.03,
+    "batch_size": 1000, "budget": 300.0, "resolutions": (20, 26, 32), "whitening_bias": False,
+    "auxiliary_lr": 0.03,
 }  # fmt: skip
 
 # What large networks were trained with, on CIFAR-10. The optimizer, its rates and the curve of the

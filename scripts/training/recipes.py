@@ -268,6 +268,7 @@ def build_optimizer(config: Config, model: nn.Module) -> Optimizer:
     known = inspect.signature(cls).parameters
     settings: dict[str, Any] = {"lr": config.lr}
     if config.optimizer == "muon":
+        settings["ns_steps"] = config.ns_steps
         settings["auxiliary"] = {"lr": config.auxiliary_lr, "weight_decay": 0.0}
         if config.device == "cpu" and not multiplies_bf16():
             settings["ns_dtype"] = torch.float32

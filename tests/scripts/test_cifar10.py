@@ -88,6 +88,7 @@ IMPOSSIBLE = {
     "--schedule plateau --no-holdout": ("--schedule plateau", "--no-holdout"),
     "--ema-decay 0.9": ("--ema-decay 0.9", "Only --average ema"),
     "--auxiliary-lr 0.9": ("--auxiliary-lr 0.9", "Only --optimizer muon"),
+    "--ns-steps 3": ("--ns-steps 3", "Only --optimizer muon"),
     "--no-whitening-bias": ("--whitening-bias False", "no whitening layer"),
     "--hidden 16": ("--hidden 16", "Only --model mlp"),
     "--init glorot": ("--init glorot", "Only --model mlp"),

@@ -42,8 +42,20 @@ def test_contestants_have_the_same_trials_and_seeds_and_are_ranked(capsys, monke
     monkeypatch.setattr("training.series.train", None)
     monkeypatch.setattr("tune.train", None)
     before = Path("cup/results.jsonl").read_bytes()
-    assert cup.main(argv) == 0
+    assert cup.main([*argv, "--json", "kept/cup.json"]) == 0
     assert Path("cup/results.jsonl").read_bytes() == before
+
+    # and the report is of these results
+    report = json.loads(Path("kept/cup.json").read_text())
+    assert (report["cup"], report["trials"], report["seeds"]) == ("optimizer", 2, 2)
+    assert "optimizer" not in report["common"]
+    means = [row["test_accuracy"] for row in report["rows"]]
+    assert means == sorted(means, reverse=True)
+    for row in report["rows"]:
+        theirs = [x for x in found if x["config"]["optimizer"] == row["optimizer"]]
+        assert row["test_accuracies"] == [x["test_accuracy"] for x in theirs]
+        assert row["test_accuracy"] == pytest.approx(sum(row["test_accuracies"]) / 2)  # float64
+        assert row["options"] == {name: theirs[0]["config"][name] for name in row["options"]}
 
 
 def test_an_optimizer_of_ones_own_is_a_contestant(capsys):
@@ -62,6 +74,7 @@ def test_an_optimizer_of_ones_own_is_a_contestant(capsys):
         (["optimizer", "--only", "sgd", "nowhere:Sign"], "--optimizer nowhere:Sign: cannot find"),
         (["optimizer", "--trials", "0"], "--trials 0: give 1 or more"),
         (["activation", "--lr", "-1"], "--lr -1.0"),
+        (["optimizer", "--report", "--json", "x.json"], "--json x.json: it says how many trials"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_trained(capsys, argv, part):
