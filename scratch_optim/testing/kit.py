@@ -13,6 +13,7 @@ import difflib
 import importlib
 import inspect
 import json
+import multiprocessing
 import os
 import platform
 import sys
@@ -20,6 +21,8 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -390,6 +393,14 @@ def argument_parser(prog: str, what: str) -> argparse.ArgumentParser:
         help="checks that are known to fail",
     )
     parser.add_argument("--json", type=Path, help="write the report there")
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=min(torch.get_num_threads(), 4),
+        metavar="N",
+        help="processes that share the checks (default: as many as torch has threads, at most 4; "
+        "one for a few checks)",
+    )
     return parser
 
 
@@ -402,30 +413,71 @@ def _expectation(text: str) -> tuple[str, str]:
 
 def command_line(
     parser: argparse.ArgumentParser,
-    checks: Checks,
+    checks: Callable[[Any], Sequence[Check]],
     make: Callable[[argparse.Namespace], Subject],
     argv: Sequence[str] | None = None,
 ) -> int:
     """Run a kit from the command line; return the exit code.
 
     It is 0 if all is well, 1 if a check failed, and 2 if the arguments make no sense.
+
+    Args:
+        parser: of all arguments.
+        checks: says which there are for a subject.
+        make: the subject, of the arguments. Both are functions of modules, which another process
+            can import.
+        argv: the arguments; those of the process if None.
     """
-    if not callable(checks):
-        parser.epilog = "Checks: " + ", ".join(check.name for check in checks)
     arguments = parser.parse_args(argv)
     try:
+        if arguments.jobs < 1:
+            raise ValueError(f"--jobs must be 1 or more, but is {arguments.jobs}")
         expected = dict(_expectation(pair) for pair in arguments.expect)
         subject = make(arguments)
-        report = run(
-            checks_for(subject, checks),
-            subject,
-            names=arguments.checks,
-            expected_failures=expected,
-            on_fail="collect",
-        )
+        there = checks(subject)
+        select(there, expected)
+        names = [check.name for check in select(there, arguments.checks)]
+        # a process takes seconds to start, most checks less than one
+        jobs = min(arguments.jobs, 1 + len(names) // 32)
+        context = (make, checks, arguments, expected, jobs)
+        if jobs == 1:
+            _begin(*context)
+            results = [_ask(name) for name in names]
+        else:
+            spawn = multiprocessing.get_context("spawn")
+            with ProcessPoolExecutor(jobs, spawn, _begin, context) as pool:
+                results = list(pool.map(_ask, names))
+        report = Report(subject.title, subject.against, results)
     except (ValueError, TypeError) as error:
         parser.error(str(error))
+    except BrokenProcessPool:
+        print("a check has ended its process; --jobs 1 asks them one by one", file=sys.stderr)
+        return 1
     print(report)
     if arguments.json:
         report.save(arguments.json)
     return 0 if report.ok else 1
+
+
+_present: tuple[Subject, dict[str, Check], dict[str, str]]
+"""The subject of this process, its checks by name, and what is expected of them."""
+
+
+def _begin(
+    make: Callable[[argparse.Namespace], Subject],
+    checks: Callable[[Any], Sequence[Check]],
+    arguments: argparse.Namespace,
+    expected: dict[str, str],
+    jobs: int,
+) -> None:
+    """Make the subject in this process, which has its part of the threads."""
+    global _present
+    if jobs > 1:
+        torch.set_num_threads(max(1, torch.get_num_threads() // jobs))
+    subject = make(arguments)
+    _present = subject, {check.name: check for check in checks(subject)}, expected
+
+
+def _ask(name: str) -> Result:
+    subject, checks, expected = _present
+    return ask(checks[name], subject, expected.get(name))

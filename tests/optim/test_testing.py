@@ -242,9 +242,24 @@ def test_the_command_line_returns_1_for_a_class_that_fails_unless_that_is_expect
         assert "expected failure: it climbs" in capsys.readouterr().out
 
 
+def test_processes_that_share_the_checks_report_what_one_does(tmp_path):
+    slow = ("fused", "drawn", "gradscaler", "compile", "equal", "gradcheck", "capturable")
+    quick = [x.name for x in CHECKS if not any(word in x.name for word in slow)][:40]
+    found = []
+    for jobs in ("1", "2"):
+        place = tmp_path / f"{jobs}.json"
+        arguments = ["torch.optim:SGD", "--checks", *quick, "--json", str(place), "--jobs", jobs]
+        code = main(arguments)
+        results = json.loads(place.read_text())["results"]
+        found.append((code, [{k: x for k, x in r.items() if k != "seconds"} for r in results]))
+    assert len(found[0][1]) == 40
+    assert found[0] == found[1]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["torch.optim:SGD", "--jobs", "0"], "--jobs must be 1 or more, but is 0"),
         (["torch.optim.SGD"], "write it as package.module:Name"),
         (["torch.optim:SDG"], "cannot find 'torch.optim:SDG'"),
         (["torch.optimum:SGD"], "cannot find 'torch.optimum:SGD'"),
