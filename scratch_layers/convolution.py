@@ -79,6 +79,19 @@ def _(x: Tensor, gradient: Tensor) -> Tensor:
     return found.contiguous(memory_format=torch.channels_last)
 
 
+def _keep(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _derivatives(ctx: Any, V: Tensor) -> tuple[Tensor, Tensor]:
+    """Those of Σ V ∂W, which is bilinear: by x and by ∂y."""
+    x, gradient = ctx.saved_tensors
+    return conv2d_input(x.shape, V, gradient, padding=1), F.conv2d(x, V, padding=1)
+
+
+weight_gradient.register_autograd(_derivatives, setup_context=_keep)
+
+
 class _Convolution(torch.autograd.Function):
     """Equation 1, with :func:`weight_gradient` as its derivative by W."""
 
@@ -88,9 +101,7 @@ class _Convolution(torch.autograd.Function):
     def forward(x: Tensor, W: Tensor) -> Tensor:
         return F.conv2d(x, W, padding=1)
 
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
+    setup_context = staticmethod(_keep)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
@@ -106,8 +117,8 @@ class Conv3x3(nn.Conv2d):
     """A 3x3 convolution of stride 1 without bias: what follows subtracts any bias again.
 
     In bfloat16 on a processor, maps of up to 8 pixels have their weight gradient taken over images
-    side by side (see above); everything else is ``nn.Conv2d``. The two differ by the order of the
-    sums.
+    side by side (see above), and no forward-mode derivative; everything else is ``nn.Conv2d``. The
+    two differ by the order of the sums.
 
     Shape: (N, in_channels, H, W) -> (N, out_channels, H, W).
 
@@ -121,9 +132,9 @@ class Conv3x3(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Equation 1."""
-        x, W = into_autocast(input, self.weight)
-        small = x.is_cpu and x.dim() == 4 and 0 < x.shape[3] <= SMALL and len(x) > 1
-        if not (small and x.dtype == W.dtype == torch.bfloat16):
-            return super().forward(input)
-        y: Tensor = _Convolution.apply(x, W)
-        return y
+        if input.is_cpu and input.dim() == 4 and len(input) > 1 and 0 < input.shape[3] <= SMALL:
+            x, W = into_autocast(input, self.weight)
+            if x.dtype == W.dtype == torch.bfloat16:
+                y: Tensor = _Convolution.apply(x, W)
+                return y
+        return super().forward(input)

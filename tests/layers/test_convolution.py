@@ -43,6 +43,8 @@ def test_the_gradient_is_that_of_autograd(shape):
     # float64; sums of n·height·width products of about 1, in another order
     assert torch.allclose(found, expected, rtol=1e-12, atol=1e-12)
     torch.library.opcheck(weight_gradient, (x, gradient), test_utils="test_faketensor")
+    inputs = (x.requires_grad_(), gradient.requires_grad_())
+    assert torch.autograd.gradcheck(weight_gradient, inputs, fast_mode=True)
 
 
 def both(n, c, o, size, dtype, amp=False):
@@ -80,6 +82,21 @@ def test_in_other_dtypes_it_is_bitwise_that_of_torch(dtype):
     for model in (ours, theirs):
         model(x).backward(gradient)
     assert torch.equal(ours.weight.grad, theirs.weight.grad)
+
+
+def test_in_bfloat16_it_is_differentiable_twice():
+    x, gradient = tensors(5, 3, 4, 4, 4, torch.bfloat16)
+    second = []
+    for dtype in (torch.bfloat16, torch.float64):
+        torch.manual_seed(1)
+        model = Conv3x3(3, 4).bfloat16().to(dtype)
+        own = x.to(dtype).requires_grad_()
+        (by_W,) = torch.autograd.grad(
+            (model(own) * gradient.to(dtype)).sum(), model.weight, create_graph=True
+        )
+        second.append(torch.autograd.grad(by_W.square().sum(), own)[0].double())
+    # three sums of up to 80 products, each rounded: by 2^-8 of their largest values
+    assert (second[0] - second[1]).abs().max() <= 3 * 2**-8 * second[1].abs().max()
 
 
 def test_only_what_is_asked_for_is_differentiated():
