@@ -119,13 +119,14 @@ def report(own: argparse.Namespace, results: Path) -> dict[str, Any]:
     (ranking,) = leaderboard.rank(runs, [own.about])
     rows = []
     for row in ranking.rows:
-        theirs = [run for run in runs if run.option(own.about) == row.what]
+        name = row.what.removeprefix(f"{own.about} ")
+        theirs = [run for run in runs if str(run.option(own.about)) == name]
         rows.append(
             {
-                own.about: row.what,
+                own.about: name,
                 "rank": row.rank,
                 "like_leader": row.like_leader,
-                "options": {name: theirs[0].option(name) for name in SEARCHED},
+                "options": {option: theirs[0].option(option) for option in SEARCHED},
                 "test_accuracy": row.summary.mean,
                 "half_width": row.summary.half_width if row.summary.n > 1 else None,
                 "train_seconds": row.seconds,
