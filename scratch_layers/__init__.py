@@ -10,7 +10,17 @@ Each layer is an instance of the torch class of its name, has its parameters, bu
 and loads its state_dict. The mathematics is in the docstrings of the modules.
 """
 
-from scratch_layers import airnet, functional, init, mlp, preresnet, residual, resnet, variational
+from scratch_layers import (
+    airnet,
+    convolution,
+    functional,
+    init,
+    mlp,
+    preresnet,
+    residual,
+    resnet,
+    variational,
+)
 from scratch_layers.activation import (
     CELU,
     ELU,
@@ -244,6 +254,7 @@ __all__ = [
     "class_weights",
     "compile_kernels",
     "convert",
+    "convolution",
     "decay_groups",
     "elastic_net_penalty",
     "functional",
