@@ -40,7 +40,7 @@ def side_by_side(x: Tensor, count: int) -> Tensor:
     """Lay images side by side, a column of zeros after each.
 
     Args:
-        x: (N, C, H, W).
+        x: (N, C, H, W), any dtype.
         count: G, how many are joined. Images of zeros fill up what is missing in the last join.
 
     Returns:
@@ -57,14 +57,14 @@ def weight_gradient(x: Tensor, gradient: Tensor) -> Tensor:
     """Equation 2 for a 3x3 convolution of stride 1 with a margin of one zero.
 
     An operator of its own, as ``torch.compile`` would lay the images side by side while it computes
-    them, pixel by pixel, which takes five times as long as a copy of rows.
+    them, pixel by pixel, instead of copying rows.
 
     Args:
-        x: (N, C, H, W), what was convolved.
-        gradient: (N, O, H, W), of what came out.
+        x: (N, C, H, W), what was convolved; any floating dtype.
+        gradient: (N, O, H, W), of what came out; of the same dtype.
 
     Returns:
-        (O, C, 3, 3), channels_last.
+        (O, C, 3, 3) of that dtype, channels_last.
     """
     count = max(1, WIDTH // (x.shape[3] + 1))
     shape = (gradient.shape[1], x.shape[1], 3, 3)

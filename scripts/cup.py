@@ -113,10 +113,18 @@ def report(own: argparse.Namespace, results: Path) -> dict[str, Any]:
 
     Args:
         own: the options of the cup.
-        results: its lines, all on the same data.
+        results: its lines.
+
+    Raises:
+        UsageError: they are of several data sets.
     """
     runs, _ = leaderboard.read([results])
-    (ranking,) = leaderboard.rank(runs, [own.about])
+    ranking, *others = leaderboard.rank(runs, [own.about])
+    if others:
+        raise UsageError(
+            f"{results} has runs on {1 + len(others)} sets of data, of which --json could keep one "
+            "only. Give another --out for each."
+        )
     rows = []
     for row in ranking.rows:
         name = row.what.removeprefix(f"{own.about} ")
@@ -174,13 +182,13 @@ def main(argv: Sequence[str] | None = None) -> int:
                 if ended not in (0, 1):
                     return ended
                 code = max(code, ended)
+        return max(code, rank(own, results))
     except UsageError as error:
         print(f"cup.py: error: {error}", file=sys.stderr)
         return 2
     except (InterruptedRunError, KeyboardInterrupt):
         print("cup.py: interrupted. The same command goes on.", file=sys.stderr)
         return 130
-    return max(code, rank(own, results))
 
 
 if __name__ == "__main__":

@@ -69,8 +69,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    from scratch_layers.testing.__main__ import (
-        main as by_name,
-    )  # by which other processes import it
+    from scratch_layers.testing.__main__ import main as by_name  # other processes import it so
 
     sys.exit(by_name())

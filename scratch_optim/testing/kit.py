@@ -435,19 +435,17 @@ def command_line(
         expected = dict(_expectation(pair) for pair in arguments.expect)
         subject = make(arguments)
         there = checks(subject)
-        select(there, expected)
         names = [check.name for check in select(there, arguments.checks)]
         # a process takes seconds to start, most checks less than one
         jobs = min(arguments.jobs, 1 + len(names) // 32)
-        context = (make, checks, arguments, expected, jobs)
         if jobs == 1:
-            _begin(*context)
-            results = [_ask(name) for name in names]
+            report = run(there, subject, names=names, expected_failures=expected, on_fail="collect")
         else:
+            select(there, expected)
+            context = (make, checks, arguments, expected, jobs)
             spawn = multiprocessing.get_context("spawn")
             with ProcessPoolExecutor(jobs, spawn, _begin, context) as pool:
-                results = list(pool.map(_ask, names))
-        report = Report(subject.title, subject.against, results)
+                report = Report(subject.title, subject.against, list(pool.map(_ask, names)))
     except (ValueError, TypeError) as error:
         parser.error(str(error))
     except BrokenProcessPool:
@@ -460,7 +458,7 @@ def command_line(
 
 
 _present: tuple[Subject, dict[str, Check], dict[str, str]]
-"""The subject of this process, its checks by name, and what is expected of them."""
+"""In a process that shares the checks: the subject, its checks by name, what is expected."""
 
 
 def _begin(
@@ -470,10 +468,9 @@ def _begin(
     expected: dict[str, str],
     jobs: int,
 ) -> None:
-    """Make the subject in this process, which has its part of the threads."""
+    """Make the subject in this process, one of several that share the threads."""
     global _present
-    if jobs > 1:
-        torch.set_num_threads(max(1, torch.get_num_threads() // jobs))
+    torch.set_num_threads(max(1, torch.get_num_threads() // jobs))
     subject = make(arguments)
     _present = subject, {check.name: check for check in checks(subject)}, expected
 

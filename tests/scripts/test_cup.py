@@ -45,6 +45,10 @@ def test_contestants_have_the_same_trials_and_seeds_and_are_ranked(capsys, monke
     assert cup.main([*argv, "--json", "kept/cup.json"]) == 0
     assert Path("cup/results.jsonl").read_bytes() == before
 
+    # a report that cannot be written is one message, and costs nothing else
+    assert cup.main([*argv, "--json", "cup"]) == 2
+    assert "cannot write cup" in capsys.readouterr().err
+
     # and the report is of these results
     report = json.loads(Path("kept/cup.json").read_text())
     assert (report["cup"], report["trials"], report["seeds"]) == ("optimizer", 2, 2)
