@@ -130,7 +130,7 @@ def test_texts_and_the_graph_are_there(address):
     expected = {"options", "versions", "environment", "test/confusion_matrix"}
     assert {f"{tag}/text_summary" for tag in expected} <= tags(address, "text")
     graph = screenshots.get(address, "graphs/graph", run=RUN, conceptual="false").decode()
-    assert len(re.findall(r'op: "Conv2d"', graph)) == 19
+    assert len(re.findall(r'op: "Conv(2d|3x3)"', graph)) == 19
 
 
 def test_projector_has_a_point_and_a_picture_for_every_test_image(address, logs):
