@@ -72,6 +72,7 @@ class Adafactor(Optimizer):
     }
     elementwise = False
     takes_lists = False
+    captures = False
     sparse_message = "Adafactor does not support sparse gradients"
 
     def __init__(

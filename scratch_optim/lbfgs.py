@@ -107,6 +107,8 @@ class LBFGS(Optimizer):
         RuntimeError: a line search that does not exist.
     """
 
+    captures = False
+
     def __init__(
         self,
         params: ParamsT,

@@ -195,9 +195,8 @@ class Muon(Optimizer):
         """Raise if an option is not valid."""
         if not _is_muons(group):
             _adamw().check_group(group)
-            for name in ("capturable", "differentiable"):
-                if group[name]:
-                    raise ValueError(f"Muon does not support {name} for the parameters of AdamW")
+            if group["differentiable"]:
+                raise ValueError("Muon does not support differentiable for the parameters of AdamW")
             return
         super().check_group(group)
         if group["adjust_lr_fn"] not in SCALES:

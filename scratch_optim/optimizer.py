@@ -12,6 +12,10 @@ fused           the equation compiled into one kernel, see ``fused.py``
 differentiable  the equation out of place, under autograd
 ==============  ===================================================================================
 
+To capture a step in a CUDA graph, numbers that change from step to step (``lr``, the step count)
+have to be tensors on the device, and nothing may read them. ``"capturable": True`` in a parameter
+group asks for that, of every optimizer here, whether its class has an option of that name or not.
+
 ``foreach``, ``fused`` and ``differentiable`` mean what they mean in ``torch.optim``. Where neither
 ``foreach`` nor ``fused`` is given torch takes lists on CUDA and the loop on the CPU; here lists are
 taken on both, since cut into blocks they are the faster and give the same bits.
@@ -169,6 +173,9 @@ class Optimizer(torch.optim.Optimizer):
     sparse_entries: ClassVar[bool] = False
     """Whether a sparse gradient updates the entries that it names, and leaves all others."""
 
+    captures: ClassVar[bool] = True
+    """Whether a step can be captured in a CUDA graph. If not, it reads numbers from the device."""
+
     def __init__(self, params: ParamsT, defaults: dict[str, Any]) -> None:
         self._plans: dict[int, _Plan] = {}
         self.check_group(defaults)
@@ -246,7 +253,7 @@ class Optimizer(torch.optim.Optimizer):
         """Raise if an option in ``group`` is not valid.
 
         Raises:
-            ValueError: an option out of its range.
+            ValueError: an option out of its range, or ``capturable`` where nothing captures.
             TypeError: an option that is no number.
             RuntimeError: ``fused`` together with ``differentiable`` or ``foreach``.
         """
@@ -261,6 +268,11 @@ class Optimizer(torch.optim.Optimizer):
                 raise RuntimeError("`fused` does not support `differentiable`")
             if group.get("foreach"):
                 raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
+        if group.get("capturable") and not self.captures:
+            raise ValueError(
+                f"capturable=True: {type(self).__name__} reads numbers from the device in each "
+                "step, which cannot be captured in a CUDA graph. Leave it out."
+            )
 
     def check_gradient(self, group: Group, p: Tensor, g: Tensor) -> None:
         """Raise if ``p``, one of ``group``, cannot be updated with ``g``.
@@ -312,6 +324,19 @@ class Optimizer(torch.optim.Optimizer):
             self.check_group({**defaults, **param_group})
         super().add_param_group(param_group)
 
+    def _accelerator_graph_capture_health_check(self) -> None:
+        # Torch's own asks all groups for an option that those of Muon's matrices have not.
+        if all(["capturable" in group for group in self.param_groups]):
+            super()._accelerator_graph_capture_health_check()
+        elif torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+            for number, group in enumerate(self.param_groups):
+                if not group.get("capturable", True):
+                    raise RuntimeError(
+                        f"step() of {type(self).__name__} is captured in a CUDA graph, but "
+                        f"parameter group {number} has capturable=False: its step count would "
+                        "stand still. Set it to True before the first step."
+                    )
+
     @property
     def _step_supports_amp_scaling(self) -> bool:
         # Asked by torch.amp.GradScaler. Torch sets it in __init__, and loses it in a deepcopy.
@@ -339,7 +364,7 @@ class Optimizer(torch.optim.Optimizer):
             RuntimeError: a gradient of a kind that the optimizer does not take; nothing has been
                 changed then.
         """
-        if "capturable" in self.defaults:
+        if any(["capturable" in group for group in self.param_groups]):
             self._accelerator_graph_capture_health_check()
         loss = None
         if closure is not None:
@@ -392,7 +417,7 @@ class Optimizer(torch.optim.Optimizer):
         steps = bucket.scalars.get("step")
         if steps is None:
             return 1 if bucket.first else 2
-        if steps.is_cpu:
+        if steps.is_cpu and not options.get("capturable"):
             steps += 1
             return steps[0].item()
         # On a device, reading the count would wait for it: where it can be known it is known here.
@@ -726,6 +751,32 @@ class Optimizer(torch.optim.Optimizer):
         )
 
     # ------------------------------------------------------------------ checkpoints
+
+    @_eager_only
+    @torch.no_grad()
+    def reset(self) -> None:
+        """Go back to before the first step: the state is new, in the memory that it had.
+
+        So a step that was captured in a CUDA graph can begin another training. Groups and their
+        options stay as they are. Captured steps are none of the first: where the equation begins
+        otherwise (SGD's dampening), that is not repeated. The state of an optimizer whose steps
+        cannot be captured is forgotten instead.
+        """
+        if not self.captures:
+            self.state.clear()
+            self._plans = {}
+        for group in self.param_groups:
+            for p in group["params"]:
+                own = self.state.get(p, {})
+                fresh = {**self.new_state(p, group), **self.scalar_state(group)} if own else {}
+                for name, value in fresh.items():
+                    if isinstance(value, Tensor):
+                        own[name].copy_(value)
+                    else:
+                        own[name].fill_(value)
+        for plan in self._plans.values():
+            for bucket in plan.buckets:
+                bucket.first, bucket.taken = True, None
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take over what ``copy``, ``pickle`` or :meth:`load_state_dict` hand in."""

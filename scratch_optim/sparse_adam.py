@@ -48,6 +48,7 @@ class SparseAdam(Optimizer):
     }
     real_view = False
     sparse_entries = True
+    captures = False
 
     def __init__(
         self,

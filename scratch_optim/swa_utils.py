@@ -601,14 +601,26 @@ class Lookahead(Optimizer):
         Returns:
             What the inner optimizer returned.
         """
+        with self.taking_a_step():
+            return self.optimizer.step() if closure is None else self.optimizer.step(closure)
+
+    @contextmanager
+    def taking_a_step(self) -> Iterator[None]:
+        """Within it the inner optimizer takes a step by itself; afterwards synchronize if due.
+
+        For a step that is replayed as a CUDA graph, in which nothing is counted::
+
+            with lookahead.taking_a_step():
+                graph.replay()  # of lookahead.optimizer.step()
+        """
         for p in self._parameters():
             if p.requires_grad and p not in self._slow:
                 self._slow[p] = {"weight": p.detach().clone()}
-        loss = self.optimizer.step() if closure is None else self.optimizer.step(closure)
+        yield
+        self._opt_called = True  # as schedulers note it at step()
         self.taken += 1
         if self.taken >= self.k:
             self.sync()
-        return loss
 
     @_eager_only
     @torch.no_grad()
@@ -638,6 +650,17 @@ class Lookahead(Optimizer):
                 torch._foreach_lerp_(phi, theta, alpha)
             _copy(theta, phi)
         self.taken = 0
+
+    @torch.no_grad()
+    def reset(self) -> None:
+        """Begin anew, as the inner optimizer does; slow weights begin where the model is now.
+
+        Raises:
+            AttributeError: the inner optimizer has no ``reset``, as those of ``torch.optim``.
+        """
+        self.optimizer.reset()  # type: ignore[attr-defined]
+        self.taken = 0
+        self._slow = {}
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Do as the inner optimizer does."""

@@ -62,6 +62,8 @@ class TensorList:
 
     def add(self, other: Any, *, alpha: float | Tensor = 1) -> TensorList:
         """Self + alpha other, a list or a number."""
+        if isinstance(other, Tensor):  # the foreach operator would read it
+            return TensorList(_one_by_one("add", self.tensors, other))
         if not isinstance(other, TensorList):
             return TensorList(list(torch._foreach_add(self.tensors, other)))
         if isinstance(alpha, Tensor):
@@ -70,6 +72,9 @@ class TensorList:
 
     def add_(self, other: Any, *, alpha: float | Tensor = 1) -> TensorList:
         """Self <- self + alpha other, a list or a number."""
+        if isinstance(other, Tensor):  # the foreach operator would read it
+            _one_by_one("add_", self.tensors, other)
+            return self
         if not isinstance(other, TensorList):
             torch._foreach_add_(self.tensors, other)
             return self

@@ -203,7 +203,7 @@ class Run:
                 )
         self.load_weights(state)
         try:
-            self.optimizer.load_state_dict(self._sharded(parts[0]))
+            self.optimizer.load_state_dict(self._as_here(self._sharded(parts[0])))
         except (ValueError, KeyError, TypeError) as error:
             raise UsageError(
                 f"{source} is of another optimizer ({error}). Give the --optimizer it was "
@@ -229,6 +229,18 @@ class Run:
         if state.get("average"):
             means = {k: like(x, own[k]) for k, x in state["average"]["averages"].items()}
             self.average.load_state_dict(state["average"] | {"averages": means})
+
+    def _as_here(self, state: dict[str, Any]) -> dict[str, Any]:
+        """The same for an optimizer whose numbers are on the device or not, as here."""
+        own, saved = self.optimizer.param_groups, state["param_groups"]
+        if len(own) != len(saved):
+            return state  # which is refused
+        groups = [
+            {name: x for name, x in group.items() if name != "capturable"}
+            | {name: x for name, x in here.items() if name == "capturable"}
+            for group, here in zip(saved, own, strict=True)
+        ]
+        return state | {"param_groups": groups}
 
     def _sharded(self, state: dict[str, Any]) -> dict[str, Any]:
         """The state of an optimizer of whole tensors as the parameters here are sharded."""

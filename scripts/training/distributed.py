@@ -164,10 +164,15 @@ def is_lost(error: RuntimeError) -> bool:
     return isinstance(error, dist.DistError) or any(words in str(error) for words in lost)
 
 
+def processes() -> int:
+    """How many ``torchrun`` has started; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 @contextmanager
 def world() -> Iterator[World]:
     """Join the other processes, if ``torchrun`` has started any, and leave them at the end."""
-    size = int(os.environ.get("WORLD_SIZE", "1"))
+    size = processes()
     if size == 1:
         yield World()
         return

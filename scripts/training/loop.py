@@ -9,6 +9,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from tqdm import tqdm
 
 from scratch_layers.regularization import l1_penalty, max_norm_
@@ -27,12 +29,14 @@ from training import budget, checkpoint, probe, recipes
 from training.allocator import keep_freed_memory
 from training.augment import augment, draw_mix
 from training.averaging import Average
+from training.batch import Batch
 from training.checkpoint import Run
 from training.data import Data, Split
 from training.data import load as load_data
 from training.dice import Dice
 from training.distributed import ALONE, World, exchange, whole
 from training.errors import DivergedError, InterruptedRunError, UsageError
+from training.graphs import Graphs, Rates
 from training.options import CLIPS, Config
 from training.result import Result, environment, versions
 from training.statistics import expected_calibration_error
@@ -241,25 +245,6 @@ def begin(
 
 
 @dataclass(frozen=True)
-class Batch:
-    """What this process has of the batch of a step."""
-
-    images: Tensor  # uint8 (n, C, H, W), augmented
-    labels: Tensor  # (n,) int64
-    others: Tensor | None  # labels of what was mixed into the images; None: nothing
-    share: float  # of the image itself where something was, 0..1
-    weight: Tensor | float  # what the sum of the losses of the whole batch is divided by
-
-    def parts(self, count: int) -> list[Batch]:
-        """As many as that, or as there are images, in their order."""
-        images, labels = self.images.chunk(count), self.labels.chunk(count)
-        others = [None] * len(labels) if self.others is None else self.others.chunk(count)
-        return [
-            Batch(*own, self.share, self.weight) for own in zip(images, labels, others, strict=True)
-        ]
-
-
-@dataclass(frozen=True)
 class Evaluation:
     """How a network does on some images."""
 
@@ -276,6 +261,9 @@ class Evaluation:
 
 class Trainer:
     """The loop. ``data`` and ``run.model`` are on the same device.
+
+    With ``config.cuda_graph`` steps are replayed, see :mod:`training.graphs`, but those that are
+    measured.
 
     What the device counts is kept there and read every ``config.log_every`` steps, at the end of an
     epoch and before a checkpoint: between these nothing waits for the device.
@@ -301,8 +289,7 @@ class Trainer:
         self.total_steps = recipes.total_steps(config, self.steps_per_epoch)
         self.warmup_steps = recipes.warmup_steps(config, self.steps_per_epoch)
         self.sizes = config.resolutions or (data.train.images.shape[3],)
-        coin = torch.Generator().manual_seed(config.seed)
-        self.heads = (torch.rand(len(data.train), generator=coin) < 0.5).to(self.device)
+        self.heads = self.tossed()
         self.filters = recipes.filters(run.model) if config.normalize_weights else []
         self.fill = data.mean.round()  # of a cutout
         self.weights = recipes.weights(run.model) if config.l1 or config.max_norm else []
@@ -317,6 +304,15 @@ class Trainer:
         )
         if config.amp == "fp16":  # the scaler skips steps while it looks for its scale; no mistake
             warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
+        self.graphs = None
+        if config.cuda_graph:
+            self.graphs = Graphs(self.compute, Rates(run.optimizer, self.device))
+        self.stepping: Optimizer = run.optimizer
+        self.around_a_step: Callable[[], AbstractContextManager[None]] = nullcontext
+        if self.graphs and isinstance(run.optimizer, Lookahead):
+            # what it counts would not be counted in a graph
+            self.stepping = run.optimizer.optimizer
+            self.around_a_step = run.optimizer.taking_a_step
         self.explanation = None
         if board and config.explain:
             self.explanation = explain(
@@ -357,7 +353,7 @@ class Trainer:
         config, run, size = self.config, self.run, self.config.batch_size
         steps = self.steps_of_epoch()
         run.model.train()
-        order = permutation(len(self.data.train), config.seed, run.epoch).to(self.device)
+        order = self.order()
         self.clock = time.perf_counter()
         with tqdm(
             total=steps,
@@ -393,6 +389,68 @@ class Trainer:
                     self.clock = time.perf_counter()
                     if asked:
                         raise InterruptedRunError(self._interrupted(), asked)
+
+    def fit_unwatched(self) -> None:
+        """Take all steps of the run. Nothing waits for the device, is validated or is written."""
+        config, run = self.config, self.run
+        run.model.train()
+        while run.steps < self.total_steps:
+            order = self.order()
+            for _ in range(self.steps_of_epoch()):
+                chosen = order[run.step * config.batch_size :][: config.batch_size]
+                self.train_step(self.batch(chosen), measure=False)
+            run.epoch, run.step = run.epoch + 1, 0
+
+    def restart(self, seed: int) -> None:
+        """Go to the beginning of another run, with the same network, optimizer and graphs.
+
+        What is compiled and recorded is kept; weights and state are new, in the old memory.
+
+        Args:
+            seed: of that run.
+
+        Raises:
+            UsageError: the optimizer cannot begin anew.
+        """
+        run, images = self.run, self.data.train.images
+        if self.config.optim != "scratch" or not hasattr(run.optimizer, "reset"):
+            raise UsageError(
+                f"--optim {self.config.optim} --optimizer {self.config.optimizer}: an optimizer of "
+                "scratch_optim is needed to begin anew. Use one of them."
+            )
+        self.config = config = dataclasses.replace(self.config, seed=seed)
+        torch.manual_seed(seed)
+        with self.device:
+            fresh = recipes.build_model(config, len(self.data.classes), images.shape[1:])
+        run.model.load_state_dict(fresh.state_dict())
+        recipes.fit_to_images(run.model, self.data)
+        run.optimizer.reset()
+        self.run = Run(
+            run.model,
+            run.optimizer,
+            recipes.build_schedule(config, run.optimizer, self.steps_per_epoch),
+            run.scaler,
+            torch.Generator(self.device).manual_seed(seed),
+            Average(run.model, config.average, config.ema_decay),
+            recipes.build_plateau(config, run.optimizer),
+        )
+        self.heads = self.tossed()
+        self.window = []
+
+    def tossed(self) -> Tensor:
+        """Which images are mirrored in every even epoch, (N,) bool."""
+        coin = torch.Generator().manual_seed(self.config.seed)
+        return self.to_device(torch.rand(len(self.data.train), generator=coin) < 0.5)
+
+    def order(self) -> Tensor:
+        """Positions of the training images in the order of the present epoch, (N,) int64."""
+        return self.to_device(permutation(len(self.data.train), self.config.seed, self.run.epoch))
+
+    def to_device(self, x: Tensor) -> Tensor:
+        """A tensor of the host there; the host does not wait for what the device does before."""
+        if self.device.type != "cuda":
+            return x
+        return x.pin_memory().to(self.device, non_blocking=True)
 
     @property
     def epochs(self) -> int:
@@ -455,9 +513,42 @@ class Trainer:
             pixels: height and width to which the images are scaled; if None, what the present
                 part of the run has.
         """
-        config, run = self.config, self.run
+        run = self.run
         if pixels is None:
             pixels = self.sizes[len(self.sizes) * run.steps // self.total_steps]
+        with self.around_a_step():
+            if self.graphs is None:
+                counted = self.compute(batch, pixels, measure)
+            elif measure:
+                counted = self.graphs.as_usual(batch, pixels, measure)
+            else:
+                counted = self.graphs(batch, pixels)
+        self.window.append(counted)
+        if measure:
+            names = recipes.group_names(run.optimizer)
+            for group, name in zip(run.optimizer.param_groups, names, strict=True):
+                lr = torch.as_tensor(group["lr"], dtype=torch.float32, device=self.device)
+                self.measures[f"learning_rate/{name}"] = lr
+        run.step, run.steps = run.step + 1, run.steps + 1
+        if run.plateau is None or run.steps < self.warmup_steps:
+            run.scheduler.step()
+        if run.steps == self.total_steps and isinstance(run.optimizer, Lookahead):
+            run.optimizer.sync()
+        run.average.after_step()
+
+    def compute(self, batch: Batch, pixels: int, measure: bool = False) -> Tensor:
+        """What a step does on the device: forward, backward, and the optimizer's equation.
+
+        Args:
+            batch: what to descend on.
+            pixels: height and width to which the images are scaled.
+            measure: as for ``train_step``.
+
+        Returns:
+            (2,) float32 on the device: the sum of the losses by the size of the whole batch, and
+            how many answers were right, of the images of this process.
+        """
+        config, run = self.config, self.run
         if self.filters:
             recipes.normalize(self.filters)
         run.optimizer.zero_grad(set_to_none=True)
@@ -491,7 +582,7 @@ class Trainer:
                 adaptive_clip_grad_(recipes.units(run.model), config.clip_grad_ratio)
         if measure:
             before = whole([p.detach().clone() for p in parameters])
-        run.scaler.step(run.optimizer)
+        run.scaler.step(self.stepping)
         run.scaler.update()
         if config.max_norm:
             max_norm_(self.weights, config.max_norm)
@@ -499,21 +590,11 @@ class Trainer:
             after = whole([p.detach() for p in parameters])
             self.measures = {"gradient_norm": norm}
             self.measures |= probe.lengths_of_layers(run.model, slopes, before, after)
-            names = recipes.group_names(run.optimizer)
-            for group, name in zip(run.optimizer.param_groups, names, strict=True):
-                lr = torch.as_tensor(group["lr"], dtype=torch.float32, device=self.device)
-                self.measures[f"learning_rate/{name}"] = lr
-        run.step, run.steps = run.step + 1, run.steps + 1
-        if run.plateau is None or run.steps < self.warmup_steps:
-            run.scheduler.step()
-        if run.steps == self.total_steps and isinstance(run.optimizer, Lookahead):
-            run.optimizer.sync()
-        run.average.after_step()
 
         logits = torch.cat(seen)
         # without label smoothing, to be compared with the validation loss
         plain = F.cross_entropy(logits, batch.labels, reduction="sum") / config.batch_size
-        self.window.append(torch.stack([plain, (logits.argmax(1) == batch.labels).sum()]))
+        return torch.stack([plain, (logits.argmax(1) == batch.labels).sum()])
 
     def prepare(self, images: Tensor, pixels: int | None = None) -> Tensor:
         """uint8 (N, C, H, W) -> float32 of the training images' mean 0 and deviation 1.
@@ -686,8 +767,15 @@ class Trainer:
         with self.precision:
             return look(self.run.model, self.prepare(images))
 
-    @torch.no_grad()
     def evaluate(self, split: Split, batch_size: int = 500, views: bool = False) -> Evaluation:
+        """What :meth:`logits` come to, by the labels; arguments as there."""
+        together = self.logits(split, batch_size, views)
+        loss = F.cross_entropy(together, split.labels)
+        accuracy = (together.argmax(1) == split.labels).double().mean()
+        return Evaluation(loss.item(), accuracy.item(), together)
+
+    @torch.no_grad()
+    def logits(self, split: Split, batch_size: int = 500, views: bool = False) -> Tensor:
         """Run the network in evaluation mode over ``split``, on the images as they are.
 
         Each process takes a part of them; all get the whole. The weights are those of --average.
@@ -696,6 +784,9 @@ class Trainer:
             split: images and labels.
             batch_size: images at a time.
             views: take the mean over six views of each image, see :func:`six_views`.
+
+        Returns:
+            float32 (N, K), on the device.
         """
         own = torch.arange(self.world.rank, len(split), self.world.size, device=self.device)
         together = torch.zeros(len(split), len(self.data.classes), device=self.device)
@@ -709,10 +800,7 @@ class Trainer:
                     seen = six_views(images) if views else [(images, 1.0)]
                     each = [w * model(self.prepare(x)).float() for x, w in seen]
                 together[rows] = sum(each[1:], each[0])
-        self.world.total(together)  # the others' rows are zeros here
-        loss = F.cross_entropy(together, split.labels)
-        accuracy = (together.argmax(1) == split.labels).double().mean()
-        return Evaluation(loss.item(), accuracy.item(), together)
+        return self.world.total(together)  # the others' rows are zeros here
 
     def figures(self, tested: Evaluation, viewed: Evaluation | None) -> dict[str, float]:
         """The final figures, of the test images; those of six views end in ``_tta``.

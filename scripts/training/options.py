@@ -18,9 +18,10 @@ from typing import Any
 
 import torch
 
+import scratch_optim
 from scratch_layers import airnet, resnet
 from scratch_layers.mlp import mlp
-from training import checkpoint
+from training import checkpoint, distributed
 from training.augment import CHOICES as AUGMENTATIONS
 from training.averaging import KINDS as AVERAGES
 from training.errors import UsageError
@@ -67,7 +68,7 @@ ALWAYS: dict[str, Any] = {
     "clip_grad_norm": 0.0, "clip_grad_value": 0.0, "clip_grad_ratio": 0.0,
     "schedule": "onecycle", "lr_floor": 0.0, "milestones": (0.5, 0.75), "warmup_steps": 0,
     "betas": (), "label_smoothing": 0.0, "seed": 0,
-    "device": "auto", "amp": "off", "compile": False, "channels_last": False,
+    "device": "auto", "amp": "off", "compile": False, "channels_last": False, "cuda_graph": False,
     "checkpoint_every": 0, "resume": None, "tensorboard": True, "log_every": 20,
     "explain": 0, "quiet": False,
     "preset": None, "budget": 0.0, "resolutions": (), "padding": 0, "holdout": True, "tta": False,
@@ -113,6 +114,7 @@ BY_OPTIMIZER: dict[str, dict[str, Any]] = {
     "muon": {"lr": 0.02, "weight_decay": 0.1, "momentum": 0.95, "nesterov": True},
 }
 OPTIMIZERS = tuple(BY_OPTIMIZER)
+CLASS_NAMES = {name.lower(): name for name in scratch_optim.__all__ if name.lower() in OPTIMIZERS}
 OF_OPTIMIZERS = ("lr", "weight_decay", "momentum", "nesterov")
 BY_HAND_ONLY = ("momentum", "lion", "lars", "lamb", "muon")  # torch's Muon takes no convolutions
 HAVE_BETAS = ("adam", "adamw", "adamax", "nadam", "radam", "lion", "lamb")
@@ -125,6 +127,7 @@ NEWER = (
     "class_weights", "focal", "average", "ema_decay", "accumulate", "patience", "sync_batchnorm",
     "fsdp", "results", "explain", "hidden", "norm_last", "init", "gap", "l1", "max_norm",
     "train_images", "betas", "lr_floor", "milestones", "warmup_steps", "label_noise", "ns_steps",
+    "cuda_graph",
 )  # fmt: skip
 """Not in older checkpoints, which mean the default."""
 TUPLES = ("augment", "resolutions", "hidden", "betas", "milestones")
@@ -209,6 +212,7 @@ class Config:
     device: str  # cpu or cuda
     amp: str  # off, bf16 or fp16
     compile: bool
+    cuda_graph: bool  # a step is recorded, and launched at once
     channels_last: bool
     sync_batchnorm: bool | None  # statistics of all processes; None: where they can be
     fsdp: bool  # each process holds a part of weights and state
@@ -233,7 +237,7 @@ class Config:
 # What a resumed run may do differently: where and how it computes, not what.
 MAY_CHANGE = {
     "data_dir", "layers", "kernels", "fused_layers", "optim", "fused", "foreach", "device",
-    "compile", "channels_last", "sync_batchnorm", "fsdp", "log_dir", "checkpoint_dir",
+    "compile", "cuda_graph", "channels_last", "sync_batchnorm", "fsdp", "log_dir", "checkpoint_dir",
     "checkpoint_every", "resume", "tensorboard", "log_every", "pictures_every", "explain", "quiet",
     "results", "gap",
 }  # fmt: skip
@@ -265,6 +269,8 @@ def make_config(**given: Any) -> Config:
         values = saved | here | given | {"resume": str(source)}
         if values["device"] == "cuda" and "device" not in given:
             values["device"] = "auto"
+        if values["cuda_graph"] and "cuda_graph" not in given:
+            values["cuda_graph"] = "auto"
     else:
         preset = given.get("preset")
         if preset is not None:
@@ -308,6 +314,8 @@ def make_config(**given: Any) -> Config:
         values["device"] = "cuda" if torch.cuda.is_available() else "cpu"
     if values["amp"] == "auto":
         values["amp"] = "bf16" if values["device"] == "cuda" or multiplies_bf16() else "off"
+    if values["cuda_graph"] == "auto":
+        values["cuda_graph"] = why_no_graph(values) is None
     values |= {name: tuple(values[name]) for name in TUPLES}
     config = Config(**values)
     _check(config, again=auto)
@@ -381,6 +389,42 @@ def multiplies_bf16() -> bool:
     with float32.
     """
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def optimizer_class(optimizer: str, optim: str) -> type[torch.optim.Optimizer]:
+    """The class that --optimizer and --optim name.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if is_own(optimizer):
+        return own_optimizer(optimizer)
+    _one_of("optimizer", optimizer, OPTIMIZERS)
+    module = scratch_optim if optim == "scratch" else torch.optim
+    found: type[torch.optim.Optimizer] = getattr(module, CLASS_NAMES[optimizer])
+    return found
+
+
+def why_no_graph(options: dict[str, Any]) -> str | None:
+    """Why a run with these options cannot record its steps as CUDA graphs, and what to do."""
+    if options["device"] != "cuda":
+        return "there are CUDA graphs on CUDA devices only. Use --device cuda, or leave it out."
+    if distributed.processes() > 1:
+        return "one process alone records its steps. Start one, or leave it out."
+    if options["amp"] == "fp16":
+        return (
+            "with float16 the host decides in each step whether the optimizer takes it. Use --amp "
+            "bf16, or leave it out."
+        )
+    if options["explain"]:
+        return "--explain looks into each step. Leave one of them out."
+    cls = optimizer_class(options["optimizer"], options["optim"])
+    if not getattr(cls, "captures", "capturable" in inspect.signature(cls).parameters):
+        return (
+            f"{cls.__module__}.{cls.__name__} has numbers that change with each step on the host. "
+            "Use another --optimizer or --optim, or leave it out."
+        )
+    return None
 
 
 def _option(name: str) -> str:
@@ -639,6 +683,8 @@ def _check(c: Config, again: bool) -> None:
         "amp",
         "float16 needs --device cuda. Use --amp bf16 or off on a CPU.",
     )
+    why = why_no_graph(dataclasses.asdict(c)) if c.cuda_graph else None
+    refuse_unless(why is None, "cuda_graph", why or "")
     has = options_of(c.optimizer)
     refuse_unless(
         c.optim == "scratch" or not (c.optimizer in BY_HAND_ONLY or is_own(c.optimizer)),
@@ -1155,6 +1201,12 @@ def parser() -> argparse.ArgumentParser:
         help="16-bit arithmetic; auto is bf16 where the machine multiplies it (default: off)",
     )
     g.add_argument("--compile", action=switch, help="torch.compile the network (default: no)")
+    g.add_argument(
+        "--cuda-graph",
+        action=switch,
+        help="record a step as a CUDA graph, and launch all of it at once; the presets air94, "
+        "air95 and air96 do where they can (default: no)",
+    )
     g.add_argument("--channels-last", action=switch, help="memory format NHWC (default: no)")
     g.add_argument(
         "--sync-batchnorm",

@@ -32,6 +32,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "normalize_weights": True, "muon_head": False, "schedule": "linear",
         "label_smoothing": 0.2, "augment": ("altflip", "crop"), "padding": 2, "tta": True,
         "holdout": False, "channels_last": True, "amp": "auto", "compile": True,
+        "cuda_graph": "auto",
     },
 }  # fmt: skip
 # Jordan (2024), sections 3 and 4: SGD with Nesterov's momentum, and biases that learn 64 times as
@@ -41,7 +42,7 @@ PRESETS["air95"] = {
     "optimizer": "sgd", "lr": 1.3, "momentum": 0.85, "nesterov": True, "weight_decay": 1.5e-3,
     "bias_lr": 64.0, "schedule": "linear", "warmup": 3.5, "average": "lookahead",
     "label_smoothing": 0.2, "augment": ("altflip", "crop"), "padding": 2, "tta": True,
-    "holdout": False, "channels_last": True, "amp": "auto", "compile": True,
+    "holdout": False, "channels_last": True, "amp": "auto", "compile": True, "cuda_graph": "auto",
 }  # fmt: skip
 PRESETS["air96"] = PRESETS["air95"] | {
     "model": "air96", "epochs": 37, "lr": 1.17, "weight_decay": 1.3e-3, "warmup": 3.7,

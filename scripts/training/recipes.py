@@ -27,16 +27,13 @@ from training.distributed import World
 from training.errors import UsageError
 from training.options import (
     MODELS,
-    OPTIMIZERS,
     PERCEPTRONS,
     Config,
-    is_own,
     multiplies_bf16,
-    own_optimizer,
+    optimizer_class,
 )
 
 MakeOptimizer = Callable[[Config, nn.Module], Optimizer]
-CLASS_NAMES = {name.lower(): name for name in scratch_optim.__all__ if name.lower() in OPTIMIZERS}
 GROUPS = ("weights", "biases and normalizations")  # the optimizer's groups, in this order
 WHITENED = 5000
 """Training images whose patches the first layer of an ``AirNet`` makes uncorrelated."""
@@ -260,11 +257,7 @@ def build_optimizer(config: Config, model: nn.Module) -> Optimizer:
     Raises:
         UsageError: the optimizer cannot run as --fused or --foreach ask.
     """
-    module = scratch_optim if config.optim == "scratch" else torch.optim
-    if is_own(config.optimizer):
-        cls = own_optimizer(config.optimizer)
-    else:
-        cls = getattr(module, CLASS_NAMES[config.optimizer])
+    cls: Any = optimizer_class(config.optimizer, config.optim)
     known = inspect.signature(cls).parameters
     settings: dict[str, Any] = {"lr": config.lr}
     if config.optimizer == "muon":
@@ -293,6 +286,9 @@ def build_optimizer(config: Config, model: nn.Module) -> Optimizer:
         groups.append({"params": [head], "use_muon": False})
     if config.bias_lr != 1:
         groups[1]["lr"] = config.lr * config.bias_lr
+    if config.cuda_graph:
+        for group in groups:
+            group["capturable"] = True
     if "weight_decay" not in known:
         for group in groups:
             del group["weight_decay"]

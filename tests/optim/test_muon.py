@@ -394,7 +394,6 @@ def test_a_refused_group_leaves_the_optimizer_as_it_was():
         ({"auxiliary": {"momentum": 0.9}}, TypeError, "momentum"),
         ({"auxiliary": {"betas": (1.0, 0.9)}}, ValueError, "beta parameter at index 0: 1.0"),
         ({"auxiliary": {"differentiable": True}}, ValueError, "does not support differentiable"),
-        ({"auxiliary": {"capturable": True}}, ValueError, "does not support capturable"),
         ({"use_muon": False, "lr": -1}, ValueError, "learning rate: -1"),
         ({"use_muon": False, "beta": (0.9, 0.99)}, ValueError, "did you mean 'betas'"),
     ],

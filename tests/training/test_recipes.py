@@ -19,6 +19,7 @@ from training.options import (
     ALWAYS,
     BY_HAND_ONLY,
     BY_OPTIMIZER,
+    CLASS_NAMES,
     HAVE_BETAS,
     HAVE_FLOOR,
     INITS,
@@ -30,7 +31,6 @@ from training.options import (
 )
 from training.presets import PRESETS
 from training.recipes import (
-    CLASS_NAMES,
     CURVES,
     MLP_INITS,
     build_model,
