@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.nn.grad import conv2d_input, conv2d_weight
 
 from scratch_layers.dtypes import into_autocast
+from scratch_layers.function import is_transformed
 
 __all__ = ["Conv3x3", "side_by_side", "weight_gradient"]
 
@@ -117,8 +118,8 @@ class Conv3x3(nn.Conv2d):
     """A 3x3 convolution of stride 1 without bias: what follows subtracts any bias again.
 
     In bfloat16 on a processor, maps of up to 8 pixels have their weight gradient taken over images
-    side by side (see above), and no forward-mode derivative; everything else is ``nn.Conv2d``. The
-    two differ by the order of the sums.
+    side by side (see above); everything else, forward derivatives and ``torch.func`` too, is
+    ``nn.Conv2d``. The two differ by the order of the sums.
 
     Shape: (N, in_channels, H, W) -> (N, out_channels, H, W).
 
@@ -132,7 +133,8 @@ class Conv3x3(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Equation 1."""
-        if input.is_cpu and input.dim() == 4 and len(input) > 1 and 0 < input.shape[3] <= SMALL:
+        small = input.dim() == 4 and len(input) > 1 and 0 < input.shape[3] <= SMALL
+        if small and input.is_cpu and (torch.compiler.is_compiling() or not is_transformed()):
             x, W = into_autocast(input, self.weight)
             if x.dtype == W.dtype == torch.bfloat16:
                 y: Tensor = _Convolution.apply(x, W)

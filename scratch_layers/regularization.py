@@ -20,8 +20,9 @@ Over all chosen weights w_i, the penalties and their derivatives are
 
 L1 pulls with the same force however small a weight is, so weights that the loss does not hold reach
 zero; at zero every number in [-1, 1] is a subgradient, and 0 is the one that leaves a zero weight
-alone. (Gradient steps pass over zero by up to lr λ₁: weights become small, not exactly 0.) L2 pulls
-in proportion to the weight and shrinks all alike.
+alone. (A step of gradient descent takes a weight that the loss leaves alone over zero, by up to
+lr λ₁: weights become small, not exactly 0.) L2 pulls in proportion to the weight and shrinks all
+alike.
 
 **An L2 penalty is weight decay, with the half.** The derivative of loss + λ/2 Σ w² is g + λ w, what
 torch's SGD, Adam, RMSprop, ... compute for ``weight_decay=λ``:

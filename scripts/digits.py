@@ -37,7 +37,7 @@ from benchmark import machine
 from training import series
 from training.errors import DivergedError, InterruptedRunError, UsageError
 from training.options import parser as options_of_a_run
-from training.result import flat_json
+from training.result import flat_json, write_file
 from training.statistics import Summary, summarize, welch
 
 ROOT = Path(__file__).parent.parent
@@ -212,7 +212,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             "recipes": recipes,
         }
         print(table(report))
-        own.report.write_text(flat_json(report))
+        remedy = "Give the same command with another --report: all results are kept."
+        write_file(own.report, flat_json(report).encode(), remedy)
         draw(report).savefig(own.picture, dpi=120)
     except UsageError as error:
         print(f"digits.py: error: {error}", file=sys.stderr)

@@ -177,7 +177,7 @@ def word(value: Any) -> str:
     if isinstance(value, bool):
         return "on" if value else "off"
     if isinstance(value, list | tuple):
-        return " ".join(map(str, value)) or "none"
+        return " ".join(map(str, value))
     return str(value)
 
 
@@ -186,6 +186,8 @@ def spelled(name: str, value: Any) -> list[str]:
     option = "--" + name.replace("_", "-")
     if isinstance(value, bool):
         return [option if value else option.replace("--", "--no-", 1)]
+    if name == "augment" and not value:
+        return [option, "none"]
     return [option, *(word(value).split() if name in TUPLES else [word(value)])]
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.autograd import forward_ad
 
 from scratch_layers.convolution import SMALL, Conv3x3, side_by_side, weight_gradient
 
@@ -97,6 +98,21 @@ def test_in_bfloat16_it_is_differentiable_twice():
         second.append(torch.autograd.grad(by_W.square().sum(), own)[0].double())
     # three sums of up to 80 products, each rounded: by 2^-8 of their largest values
     assert (second[0] - second[1]).abs().max() <= 3 * 2**-8 * second[1].abs().max()
+
+
+def test_in_bfloat16_it_has_forward_derivatives_and_transforms():
+    x, _ = tensors(5, 3, 4, 4, 4, torch.bfloat16)
+    tangent = torch.randn(x.shape, generator=torch.Generator().manual_seed(2)).bfloat16()
+    model = Conv3x3(3, 4).bfloat16()
+    y, t_y = torch.func.jvp(model, (x,), (tangent,))
+    # it is linear in x
+    assert torch.equal(y, model(x))
+    assert torch.equal(t_y, model(tangent))
+    with forward_ad.dual_level():
+        dual = model(forward_ad.make_dual(x, tangent))
+        assert torch.equal(forward_ad.unpack_dual(dual).tangent, t_y)
+    each = torch.func.vmap(model)(torch.stack([x, tangent]))
+    assert torch.equal(each, torch.stack([y, t_y]))
 
 
 def test_only_what_is_asked_for_is_differentiated():
