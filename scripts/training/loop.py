@@ -306,6 +306,8 @@ class Trainer:
             warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
         self.graphs = None
         if config.cuda_graph:
+            # the first steps; no mistake
+            warnings.filterwarnings("ignore", "This instance was constructed with capturable=True")
             self.graphs = Graphs(self.compute, Rates(run.optimizer, self.device))
         self.stepping: Optimizer = run.optimizer
         self.around_a_step: Callable[[], AbstractContextManager[None]] = nullcontext
