@@ -306,6 +306,38 @@ def step_times() -> str:
     return markdown(header, lines)
 
 
+def records() -> str:
+    """Return how long recipes take to what accuracy, of ``record-*.json``: means ± their errors."""
+    lines = []
+    for path in sorted(RESULTS.glob("record-*.json")):
+        content = json.loads(path.read_text())
+        config, machine, found = content["config"], content["machine"], content["summary"]
+
+        def mean(name: str, factor: float, unit: str, found: Any = found) -> str:
+            if name not in found:
+                return "-"
+            value, error = factor * found[name]["mean"], factor * found[name]["standard_error"]
+            return f"{value:.2f} ± {error:.2f} {unit}"
+
+        target, p = content["target"], content.get("p_above_target")
+        lines.append(
+            [
+                config["preset"] or f"{config['dataset']}, {config['model']}",
+                str(found["seconds"]["n"]),
+                f"**{mean('seconds', 1, 's')}**",
+                mean("accuracy", 100, "%"),
+                mean("accuracy_tta", 100, "%"),
+                "-" if target is None or p is None else f"{target:.0%}, p = {p:.1g}",
+                f"{content['cold_seconds']:.0f} s",
+                f"{machine['processor']}, {machine['threads']} threads"
+                if machine["device"] == "cpu"
+                else machine["device"],
+            ]
+        )
+    header = ["run", "runs", "time", "accuracy", "six views", "above", "first run", "on"]
+    return markdown(header, lines)
+
+
 def board() -> str:
     """Return how much of the time of a run TensorBoard takes, of ``board-*.json``."""
     lines = []
@@ -549,6 +581,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "layer-catalogue": layer_catalogue,
     "runs": runs,
     "steps": step_times,
+    "records": records,
     "board": board,
     "memory": memory,
     "challenge": lambda: challenge(report("digits-challenge")),

@@ -154,7 +154,7 @@ def test_every_public_name_is_in_the_reference(package: Any) -> None:
 
 OWN_SCRIPTS = {path.stem for path in (ROOT / "scripts").glob("*.py")}
 COMMAND = re.compile(r"(?:python3?|torchrun .*?) scripts/(\w+)\.py(.*)")
-CIFAR = {"cifar10", "tune", "cup", "step_time", "board_cost"}
+CIFAR = {"cifar10", "tune", "cup", "step_time", "board_cost", "record"}
 """Scripts that take the options of cifar10.py."""
 
 

@@ -94,7 +94,8 @@ def test_only_the_layers_exchanged_stays_within_1e_9_in_float64() -> None:
     assert max(far) <= 1e-9
 
 
-@pytest.mark.parametrize("kernels", ["eager", pytest.param("compiled", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kernels", ["eager", "compiled"])
 def test_only_the_layers_exchanged_stays_near_the_noise_of_the_built_in_stack(kernels: str) -> None:
     # The noise floor: the built-in stack beside itself, with nothing changed but the order of its
     # sums (memory format; number of threads). Whatever differs by rounding alone grows with it.

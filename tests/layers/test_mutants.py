@@ -19,6 +19,7 @@ def found(mutant, reference=None, drop_in=False):
     return next((result.check for result in report.failures), None)
 
 
+@pytest.mark.slow
 @every_mutant
 def test_a_mistake_is_found_beside_the_reference(mutant):
     assert found(mutant, getattr(nn, mutant.layer), drop_in=True), f"not found: {mutant.wrong}"

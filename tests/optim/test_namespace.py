@@ -40,7 +40,6 @@ BOOKKEEPING = {
     "__repr__": "prints the groups",
     "__getstate__": "what copy and pickle keep",
     "_cuda_graph_capture_health_check": "an older name that warns and calls the newer",
-    "_accelerator_graph_capture_health_check": "asks whether a graph is being captured",
     "_optimizer_step_code": "a mark for the profiler",
     "_patch_step_function": "wraps step, once a class, in the profiler's record and the hooks",
     "_process_value_according_to_param_policy": "casts what is loaded to a parameter's dtype",

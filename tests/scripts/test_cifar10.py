@@ -305,6 +305,7 @@ def test_several_seeds_end_in_a_table(capsys):
     assert capsys.readouterr().out == out
 
 
+@pytest.mark.slow
 def test_hand_written_stack_learns_the_digits():
     done = run_script("--epochs", "6", "--log-dir", "run", "--device", "cpu", "--warmup", "2")
     assert done.returncode == 0, done.stderr
