@@ -765,6 +765,7 @@ class Optimizer(torch.optim.Optimizer):
         if not self.captures:
             self.state.clear()
             self._plans = {}
+            return
         for group in self.param_groups:
             for p in group["params"]:
                 own = self.state.get(p, {})

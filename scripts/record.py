@@ -21,7 +21,6 @@ labels, which the loaders of the airbench family read: to run its scripts on the
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 import tempfile
@@ -33,8 +32,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmark import machine
-from timed_run import make_trainer
+from timed_run import has_folder, keep, make_trainer
 from training.data import Data, Split
 from training.data import load as load_data
 from training.errors import DivergedError, UsageError
@@ -186,6 +184,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise UsageError(f"--runs {own.runs}: give a whole number, 1 or more.")
         if own.target is not None and not 0 < own.target < 1:
             raise UsageError(f"--target {own.target}: give a share, such as 0.94.")
+        has_folder(own.out)
         with tempfile.TemporaryDirectory() as folder:
             config = parse([*rest, "--log-dir", folder, "--no-tensorboard", "--quiet"])
         if config.resume or config.budget or config.patience or config.average == "swa":
@@ -198,9 +197,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             export(data, own.export)
             print(f"-> {own.export}")
             return 0
-        device = torch.device(config.device)
         torch.backends.cudnn.benchmark = True  # all batches have one shape
-        report = measure(config, data.to(device), own.runs, own.target)
+        report = measure(config, data.to(torch.device(config.device)), own.runs, own.target)
     except UsageError as error:
         print(f"record.py: error: {error}", file=sys.stderr)
         return 2
@@ -209,10 +207,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     print(show(report))
     if own.out is not None:
-        options = {k: v for k, v in config.as_json().items() if not k.endswith("_dir")}
-        head = {"benchmark": "record", "machine": machine(device)}
-        own.out.write_text(json.dumps({**head, **report, "config": options}, indent=1) + "\n")
-        print(f"-> {own.out}")
+        keep(own.out, "record", report, config)
     return 0
 
 

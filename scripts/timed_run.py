@@ -31,6 +31,31 @@ def make_trainer(config: Config, data: Data, board: Board | None = None) -> Trai
     return Trainer(config, data, run, board, lambda line: None, network=network)
 
 
+def has_folder(out: Path | None) -> None:
+    """Tell before anything is measured that a report could not be written.
+
+    Raises:
+        UsageError: there is no folder for that file.
+    """
+    if out is not None and not out.parent.is_dir():
+        raise UsageError(f"--out {out}: there is no folder {out.parent}. Make it first.")
+
+
+def keep(out: Path, name: str, report: dict[str, Any], config: Config) -> None:
+    """Write a report to a JSON file, with the machine and the options.
+
+    Args:
+        out: the file.
+        name: of the benchmark.
+        report: in the types of JSON.
+        config: whose folders are left out: they are those of this machine.
+    """
+    options = {k: v for k, v in config.as_json().items() if not k.endswith("_dir")}
+    head = {"benchmark": name, "machine": machine(torch.device(config.device))}
+    out.write_text(json.dumps({**head, **report, "config": options}, indent=1) + "\n")
+    print(f"-> {out}")
+
+
 def main(
     name: str,
     script: str,
@@ -67,6 +92,7 @@ def main(
     parser.add_argument("--out", type=Path, help="JSON file for the report (default: none)")
     own, rest = parser.parse_known_args(argv)
     try:
+        has_folder(own.out)
         with tempfile.TemporaryDirectory() as folder:
             config = parse([*rest, "--log-dir", folder])
             data = load_data(config.dataset, config.data_dir, config.seed, print, config.holdout)
@@ -78,8 +104,5 @@ def main(
         return 2
     print(show(report))
     if own.out is not None:
-        options = {k: v for k, v in config.as_json().items() if not k.endswith("_dir")}
-        head = {"benchmark": name, "machine": machine(device)}
-        own.out.write_text(json.dumps({**head, **report, "config": options}, indent=1) + "\n")
-        print(f"-> {own.out}")
+        keep(own.out, name, report, config)
     return 0

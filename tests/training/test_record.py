@@ -78,6 +78,7 @@ def test_the_report_has_every_run_and_their_mean(tmp_path, capsys, monkeypatch):
     [
         (["--runs", "0"], "--runs 0: give a whole number"),
         (["--target", "94"], "--target 94.0: give a share, such as 0.94"),
+        (["--out", "no/where/report.json"], "there is no folder no/where. Make it first"),
         (["--budget", "10s"], "goes from its beginning to the end of --epochs"),
         (["--optim", "torch"], "of scratch_optim is needed to begin anew"),
     ],
