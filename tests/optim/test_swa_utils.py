@@ -364,7 +364,7 @@ def test_swalr_refuses_what_torch_refuses_and_leaves_the_groups_alone(options):
         optimizer = two_groups()
         with pytest.raises(ValueError, match=r".") as error:
             module.SWALR(optimizer, **options)
-        messages.append(str(error.value))
+        messages.append(str(error.value).replace("must by one", "must be one"))  # torch 2.11
         if module is ours:
             assert all("swa_lr" not in group for group in optimizer.param_groups)
     assert messages[0] == messages[1]
