@@ -684,9 +684,8 @@ def prelu(input: Tensor, weight: Tensor) -> Tensor:
         weight: (C,), (1,) or (), of the dtype of the input.
     """
     device = input.device.type
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(
-        device
-    ):  # to the lower precision, as native does
+    # to the lower precision, as native does; the meta device has no autocast
+    if device != "meta" and torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
         input, weight = (
             t.to(dtype) if t.is_floating_point() and t.dtype != torch.float64 else t

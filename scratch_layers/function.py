@@ -34,6 +34,11 @@ from torch.autograd import forward_ad
 from scratch_layers import kernels
 from scratch_layers.dtypes import accumulate_dtype
 
+TRACED = torch.__version__ >= "2.14"  # which compares as versions do
+"""Whether Dynamo traces a node as it is. In 2.11 (not in 2.14) the derivative is zero where a
+forward casts to the dtype that its input has. There the formula is traced without its node, and
+autograd differentiates it."""
+
 
 class Function(torch.autograd.Function):
     """A node whose derivatives are written by hand; see the docstring of the module."""
@@ -70,7 +75,7 @@ class Function(torch.autograd.Function):
             grad = torch.is_grad_enabled() and any(
                 [isinstance(x, Tensor) and x.requires_grad for x in inputs]
             )
-            return cls.apply(*inputs) if grad else cls.forward(*inputs)
+            return cls.apply(*inputs) if grad and TRACED else cls.forward(*inputs)
         if torch._C._are_functorch_transforms_active():
             return cls.transformable.apply(*inputs)
         return cls.direct.apply(*inputs)
