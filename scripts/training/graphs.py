@@ -26,7 +26,6 @@ from training.batch import Batch
 
 Compute = Callable[..., Tensor]
 """Of a batch, pixels, and whatever else."""
-Capture = Callable[[Callable[[], Tensor]], tuple[Callable[[], object], Tensor]]
 
 SETTLED = 3
 """Steps of each kind that are taken before one is recorded."""
@@ -78,12 +77,10 @@ class Graphs:
         compute: a step, of a batch and the height and width its images are scaled to, and maybe
             more: what it changes and returns is on the device, as is what differs between steps.
         rates: of the optimizer that ``compute`` lets step.
-        capture: records a function.
     """
 
-    def __init__(self, compute: Compute, rates: Rates, capture: Capture | None = None) -> None:
-        self.compute, self.rates = compute, rates
-        self.capture = capture or Recorder()
+    def __init__(self, compute: Compute, rates: Rates) -> None:
+        self.compute, self.rates, self.capture = compute, rates, Recorder()
         self.taken: Counter[Hashable] = Counter()
         self.recorded: dict[Hashable, Recorded] = {}
 

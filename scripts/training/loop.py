@@ -227,7 +227,19 @@ def begin(
     if world.rank:  # other dropout masks than in the first process
         torch.manual_seed((config.seed << 20) + world.rank)
     optimizer = make_optimizer(config, model)
-    run = Run(
+    run = first_step(config, data, model, optimizer)
+    run.train_seconds = fitting_seconds
+    if config.resume:
+        _resume(run, Path(config.resume), data, world)
+    if config.compile:  # in place, so that the names in the state stay as they are
+        model.compile(dynamic=False)
+    return run, network
+
+
+def first_step(config: Config, data: Data, model: nn.Module, optimizer: Optimizer) -> Run:
+    """A run before its first step, of a network and an optimizer that are before theirs."""
+    device = data.mean.device
+    return Run(
         model,
         optimizer,
         recipes.build_schedule(config, optimizer, len(data.train) // config.batch_size),
@@ -235,13 +247,7 @@ def begin(
         torch.Generator(device).manual_seed(config.seed),
         Average(model, config.average, config.ema_decay),
         recipes.build_plateau(config, optimizer),
-        train_seconds=fitting_seconds,
     )
-    if config.resume:
-        _resume(run, Path(config.resume), data, world)
-    if config.compile:  # in place, so that the names in the state stay as they are
-        model.compile(dynamic=False)
-    return run, network
 
 
 @dataclass(frozen=True)
@@ -427,15 +433,7 @@ class Trainer:
         run.model.load_state_dict(fresh.state_dict())
         recipes.fit_to_images(run.model, self.data)
         run.optimizer.reset()
-        self.run = Run(
-            run.model,
-            run.optimizer,
-            recipes.build_schedule(config, run.optimizer, self.steps_per_epoch),
-            run.scaler,
-            torch.Generator(self.device).manual_seed(seed),
-            Average(run.model, config.average, config.ema_decay),
-            recipes.build_plateau(config, run.optimizer),
-        )
+        self.run = first_step(config, self.data, run.model, run.optimizer)
         self.heads = self.tossed()
         self.window = []
 
